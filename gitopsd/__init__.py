@@ -1,0 +1,1 @@
+"""gitopsd: Git, registries, chart repositories and buckets become objects in Kubernetes clusters."""

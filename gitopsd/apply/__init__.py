@@ -1,0 +1,1 @@
+"""Objects onto a cluster: apply, inventory, prune, health."""

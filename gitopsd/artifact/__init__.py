@@ -1,0 +1,1 @@
+"""What sources produce: trees of files, their archives and the store that keeps them."""

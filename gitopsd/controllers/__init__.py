@@ -1,0 +1,1 @@
+"""The three controllers: sources, Kustomizations, HelmReleases."""

@@ -1,0 +1,46 @@
+"""The root of all our errors, and the three ways in which a reconcile can end early.
+
+Libraries' own exceptions become ours at the edges (`kube`, `fetch`, `engine`, `artifact`); the original is chained.
+Every message here may be shown to a user: it holds no credentials, no query strings and no path of our file system.
+"""
+
+from __future__ import annotations
+
+
+class GitopsdError(Exception):
+    """Anything that gitopsd itself reports as wrong."""
+
+
+class ReconcileError(GitopsdError):
+    """A reconcile that ended early. `reason` goes into the Ready condition, the text into its message."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.message = message
+
+
+class RetryError(ReconcileError):
+    """It failed, and may pass next time.
+
+    `again_in` fixes the delay in seconds (a Kustomization's `retryInterval`); without it each try waits longer than the last.
+    """
+
+    def __init__(self, reason: str, message: str, *, again_in: float | None = None) -> None:
+        super().__init__(reason, message)
+        self.again_in = again_in
+
+
+class WaitError(ReconcileError):
+    """Nothing failed; what is needed is not there yet.
+
+    An event is expected to wake the object; `again_in` (seconds) is only the safety net behind it.
+    """
+
+    def __init__(self, reason: str, message: str, *, again_in: float) -> None:
+        super().__init__(reason, message)
+        self.again_in = again_in
+
+
+class StallError(ReconcileError):
+    """No retry can help until somebody changes the object: do not look again."""

@@ -1,0 +1,1 @@
+"""One outside protocol in each module; no Kubernetes."""

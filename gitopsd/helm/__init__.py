@@ -1,0 +1,1 @@
+"""Helm's releases and their life cycle."""

@@ -1,0 +1,1 @@
+"""Plain Kubernetes objects: reading, comparing and judging them, without I/O."""

@@ -1,0 +1,139 @@
+"""Tasks that are named, owned and never forgotten; threads for what must not stand in the loop.
+
+`TaskScope` is the only place that starts tasks. A task that ends with an error brings its scope down, so that the
+process ends with an error code and Kubernetes restarts it: nothing dies silently. `offload` is the only place that
+decides where blocking work runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Awaitable, Callable, Coroutine
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractAsyncContextManager
+from types import TracebackType
+from typing import Any, ParamSpec, Self, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+# Threads wait for disks and networks most of their time; the bound keeps memory and file descriptors in check.
+_THREADS = ThreadPoolExecutor(max_workers=16, thread_name_prefix="offload")
+
+
+async def offload(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+    """Run blocking or CPU-heavy work in a thread.
+
+    Cancelling the caller does not stop the thread: `fn` must end by its own deadline.
+    """
+    loop = asyncio.get_running_loop()
+    return await loop.run_in_executor(_THREADS, lambda: fn(*args, **kwargs))
+
+
+class Backoff:
+    """Delays that double from `floor` to `ceiling` seconds, each spread by `jitter` (a fraction)."""
+
+    def __init__(
+        self, floor: float, ceiling: float, *, jitter: float = 0.0, rand: Callable[[], float] = random.random
+    ) -> None:
+        self._floor = floor
+        self._ceiling = ceiling
+        self._jitter = jitter
+        self._rand = rand
+        self._failures = 0
+
+    def next(self) -> float:
+        """The next delay in seconds."""
+        # 2**60 floors are beyond any ceiling; the bound keeps the power small.
+        delay = min(self._floor * 2 ** min(self._failures, 60), self._ceiling)
+        self._failures += 1
+        return delay * (1 + self._jitter * (2 * self._rand() - 1))
+
+    def reset(self) -> None:
+        """It went well: the next delay is the floor again."""
+        self._failures = 0
+
+
+class TaskScope(AbstractAsyncContextManager["TaskScope"]):
+    """Owns tasks. Leaving the scope cancels and awaits them; the first error of any task is raised there.
+
+    `grace` is how long (seconds) cancelled tasks may take to end before they are reported and left behind.
+    """
+
+    def __init__(self, name: str, *, grace: float = 5.0) -> None:
+        self.name = name
+        self._grace = grace
+        self._tasks: set[asyncio.Task[Any]] = set()
+        self._failed: asyncio.Future[None] | None = None
+
+    async def __aenter__(self) -> Self:
+        self._failed = asyncio.get_running_loop().create_future()
+        return self
+
+    def start(self, name: str, work: Coroutine[Any, Any, T], *, essential: bool = False) -> asyncio.Task[T]:
+        """Start `work` as a task of this scope; an `essential` task may not even end without an error."""
+        task = asyncio.create_task(work, name=f"{self.name}/{name}")  # noqa: TID251 - the one place that may
+        self._tasks.add(task)
+        task.add_done_callback(lambda done: self._ended(done, essential=essential))
+        return task
+
+    def _ended(self, task: asyncio.Task[Any], *, essential: bool) -> None:
+        self._tasks.discard(task)
+        if self._failed is None or self._failed.done() or task.cancelled():
+            return
+        error = task.exception()
+        if error is None and essential:
+            error = RuntimeError(f"{task.get_name()} ended, which it never should")
+        if error is not None:
+            self._failed.set_exception(error)
+
+    async def failure(self) -> None:
+        """Wait until a task of this scope fails, and raise its error."""
+        assert self._failed is not None
+        await asyncio.shield(self._failed)
+
+    async def cancel(self) -> list[str]:
+        """Cancel every task and wait up to the grace; returns the names of those that did not end."""
+        current = asyncio.current_task()
+        tasks = [task for task in self._tasks if task is not current]
+        for task in tasks:
+            task.cancel()
+        if not tasks:
+            return []
+        _, pending = await asyncio.wait(tasks, timeout=self._grace)
+        return sorted(task.get_name() for task in pending)
+
+    async def __aexit__(
+        self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        stuck = await self.cancel()
+        failed = self._failed
+        self._failed = None
+        if failed is not None and failed.done():
+            error = failed.exception()
+            if error is not None and exc is None:
+                raise error
+        elif failed is not None:
+            failed.cancel()
+        if stuck and exc is None:
+            raise RuntimeError(f"tasks did not end within {self._grace:g}s: {', '.join(stuck)}")
+
+
+async def first(*events: Awaitable[Any]) -> int:
+    """Wait until one of `events` is done, cancel the others, and return the index of the winner.
+
+    An error of the winner is raised.
+    """
+    tasks = [asyncio.ensure_future(event) for event in events]  # noqa: TID251 - awaited right here
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+        for index, task in enumerate(tasks):
+            if task in done:
+                task.result()
+                return index
+        raise AssertionError("asyncio.wait returned without a finished task")
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

@@ -1,0 +1,1 @@
+"""HTTP served by the daemon: probes, metrics, artifact files."""
