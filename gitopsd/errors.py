@@ -23,7 +23,7 @@ class ReconcileError(GitopsdError):
 class RetryError(ReconcileError):
     """It failed, and may pass next time.
 
-    `again_in` fixes the delay in seconds (a Kustomization's `retryInterval`); without it each try waits longer than the last.
+    `again_in` fixes the delay in seconds (a Kustomization's `retryInterval`); without it each try waits longer.
     """
 
     def __init__(self, reason: str, message: str, *, again_in: float | None = None) -> None:

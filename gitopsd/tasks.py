@@ -46,7 +46,7 @@ class Backoff:
     def next(self) -> float:
         """The next delay in seconds."""
         # 2**60 floors are beyond any ceiling; the bound keeps the power small.
-        delay = min(self._floor * 2 ** min(self._failures, 60), self._ceiling)
+        delay: float = min(self._floor * 2 ** min(self._failures, 60), self._ceiling)
         self._failures += 1
         return delay * (1 + self._jitter * (2 * self._rand() - 1))
 

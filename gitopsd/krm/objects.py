@@ -79,13 +79,13 @@ def subject(obj: Obj) -> str:
     return key_of(obj).subject
 
 
-def labels(obj: Obj) -> dict[str, str]:
+def labels_of(obj: Obj) -> dict[str, str]:
     """The labels, empty when there are none."""
     found = get_in(obj, "metadata", "labels", default={})
     return found if isinstance(found, dict) else {}
 
 
-def annotations(obj: Obj) -> dict[str, str]:
+def annotations_of(obj: Obj) -> dict[str, str]:
     """The annotations, empty when there are none."""
     found = get_in(obj, "metadata", "annotations", default={})
     return found if isinstance(found, dict) else {}
