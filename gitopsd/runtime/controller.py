@@ -1,0 +1,217 @@
+"""Workers: one reconcile at a time for each key, and what its outcome means for the queue.
+
+Outcomes meet the queue here and nowhere else. An exception in a reconcile never leaves this module; `CancelledError`
+always does. A reconcile that only waits gives its worker back (`Run.outside_slot`), so that waits cost no throughput.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from random import Random
+from typing import Protocol
+
+import structlog
+
+from gitopsd import metrics
+from gitopsd.api.meta import format_duration
+from gitopsd.errors import GitopsdError, RetryError, StallError, WaitError
+from gitopsd.krm.objects import ObjectKey
+from gitopsd.logs import bound
+from gitopsd.runtime.queue import Held, WorkQueue
+from gitopsd.tasks import TaskScope
+
+log = structlog.get_logger()
+
+_jitter = Random()  # noqa: S311 - spreads load, protects nothing
+
+
+@dataclass(frozen=True)
+class Result:
+    """It went as it should. `again_in` (seconds) is when to look again; None: when something changes."""
+
+    again_in: float | None = None
+
+
+class Run:
+    """One reconcile as its reconciler sees it: who woke it, and whether newer work has arrived."""
+
+    def __init__(self, held: Held[ObjectKey], slots: asyncio.Semaphore) -> None:
+        self.key = held.key
+        self.cause = held.cause
+        self.superseded = held.superseded
+        self.started = time.monotonic()
+        self._held = held
+        self._slots = slots
+
+    @property
+    def superseded_by(self) -> str:
+        """What brought the newer work (`GitRepository/ns/name`)."""
+        return self._held.superseded_by
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the reconcile began."""
+        return time.monotonic() - self.started
+
+    @asynccontextmanager
+    async def outside_slot(self) -> AsyncIterator[None]:
+        """Give the worker to others while this reconcile only waits; the key stays held."""
+        self._slots.release()
+        try:
+            yield
+        finally:
+            await self._slots.acquire()
+
+
+class Reconciler(Protocol):
+    """What a controller runs: it gets a name, reads the current state, and makes it so."""
+
+    async def reconcile(self, run: Run) -> Result: ...
+
+
+@dataclass(frozen=True)
+class ControllerSpec:
+    """Who a controller is: `name` in metrics, `kind` and `group` of its objects, how many `workers`."""
+
+    name: str
+    kind: str
+    group: str
+    workers: int
+
+
+class Controller:
+    """Takes keys from one queue and hands each to the reconciler."""
+
+    def __init__(self, spec: ControllerSpec, queue: WorkQueue[ObjectKey], reconciler: Reconciler) -> None:
+        self.spec = spec
+        self.queue = queue
+        self._reconciler = reconciler
+        self._slots = asyncio.Semaphore(spec.workers)
+        self._working: dict[ObjectKey, float] = {}
+        metrics.max_concurrent_reconciles.labels(spec.name).set(spec.workers)
+        metrics.active_workers.labels(spec.name).set(0)
+        for result in ("success", "error", "requeue", "requeue_after"):
+            metrics.reconcile_total.labels(spec.name, result)
+        for counter in (
+            metrics.reconcile_errors,
+            metrics.reconcile_terminal_errors,
+            metrics.reconcile_panics,
+            metrics.reconcile_timeouts,
+        ):
+            counter.labels(spec.name)
+        metrics.queue_unfinished.labels(spec.name, spec.name).set_function(self._unfinished)
+        metrics.queue_longest.labels(spec.name, spec.name).set_function(self._longest)
+
+    async def run(self) -> None:
+        """Work until cancelled; running reconciles are cancelled with it."""
+        async with TaskScope(self.spec.name, grace=10.0) as tasks:
+            while True:
+                await self._slots.acquire()
+                try:
+                    held = await self.queue.take()
+                except asyncio.CancelledError:
+                    self._slots.release()
+                    raise
+                tasks.start(held.key.path, self._work(held))
+
+    async def drain(self) -> None:
+        """Take no more work and wait until what runs has ended."""
+        await self.queue.drain()
+
+    async def _work(self, held: Held[ObjectKey]) -> None:
+        run = Run(held, self._slots)
+        self._working[held.key] = run.started
+        active = metrics.active_workers.labels(self.spec.name)
+        active.inc()
+        try:
+            with bound(**self._log_fields(held.key)):
+                await self._reconcile(run)
+        finally:
+            active.dec()
+            del self._working[held.key]
+            self.queue.release(held)
+            self._slots.release()
+
+    async def _reconcile(self, run: Run) -> None:
+        outcome: Result | Exception
+        try:
+            outcome = await self._reconciler.reconcile(run)
+        except GitopsdError as error:
+            outcome = error
+        except Exception as error:  # the last line: a defect in one object must not stop the others
+            metrics.reconcile_panics.labels(self.spec.name).inc()
+            log.error("Reconciler ended unexpectedly", error=f"{type(error).__name__}: {error}", exc_info=True)
+            outcome = error
+        self._requeue(run, outcome)
+        metrics.reconcile_time.labels(self.spec.name).observe(run.elapsed)
+        metrics.queue_work.labels(self.spec.name, self.spec.name).observe(run.elapsed)
+        metrics.reconcile_duration.labels(self.spec.kind, run.key.name, run.key.namespace).observe(run.elapsed)
+
+    def _requeue(self, run: Run, outcome: Result | Exception) -> None:
+        """Turn an outcome into the next look, the log line of a failure, and metrics (`spec/kustomize.md` 7.2)."""
+        queue, key = self.queue, run.key
+        match outcome:
+            case Result(again_in=None) | StallError():
+                queue.forget(key)
+                delay = None
+            case Result(again_in=float() | int() as delay) | WaitError(again_in=delay):
+                queue.forget(key)
+                queue.add(key, after=delay)
+            case RetryError(again_in=float() | int() as delay):
+                queue.forget(key)
+                queue.add(key, after=delay)
+            case _:
+                delay = queue.retry(key)
+        self._count(outcome)
+        if isinstance(outcome, Exception):
+            self._report(run, outcome, delay)
+
+    def _count(self, outcome: Result | Exception) -> None:
+        name = self.spec.name
+        match outcome:
+            case Result(again_in=None):
+                result = "success"
+            case Result() | WaitError():
+                result = "requeue_after"
+            case _:
+                result = "error"
+                metrics.reconcile_errors.labels(name).inc()
+        if isinstance(outcome, StallError):
+            metrics.reconcile_terminal_errors.labels(name).inc()
+        metrics.reconcile_total.labels(name, result).inc()
+
+    def _report(self, run: Run, error: Exception, delay: float | None) -> None:
+        if isinstance(error, WaitError):
+            log.info(str(error), reason=error.reason)
+            return
+        then = "waiting for a change" if delay is None else f"next try in {format_duration(delay)}"
+        log.error(f"Reconciliation failed after {format_duration(run.elapsed)}, {then}", error=str(error))
+
+    def _log_fields(self, key: ObjectKey) -> dict[str, object]:
+        return {
+            "controller": self.spec.name,
+            "controllerGroup": self.spec.group,
+            "controllerKind": self.spec.kind,
+            self.spec.kind: {"name": key.name, "namespace": key.namespace},
+            "name": key.name,
+            "namespace": key.namespace,
+            "reconcileID": str(uuid.uuid4()),
+        }
+
+    def _unfinished(self) -> float:
+        now = time.monotonic()
+        return sum(now - since for since in self._working.values())
+
+    def _longest(self) -> float:
+        now = time.monotonic()
+        return max((now - since for since in self._working.values()), default=0.0)
+
+
+def jittered(seconds: float, percentage: int, rand: Callable[[], float] = _jitter.random) -> float:
+    """`seconds` spread uniformly by plus and minus `percentage` per cent."""
+    return seconds * (1 + percentage / 100 * (2 * rand() - 1))
