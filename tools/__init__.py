@@ -1,0 +1,1 @@
+"""Programs for building and testing gitopsd; nothing here is part of the installed package."""
