@@ -57,7 +57,7 @@ def decode(value: Any) -> tuple[Condition, ...]:
 
 def encode(conditions: Iterable[Condition]) -> list[dict[str, Any]]:
     """Give the plain form, in the given order."""
-    return [condition.to_builtins() for condition in conditions]
+    return [msgspec.to_builtins(condition) for condition in conditions]
 
 
 def get(conditions: Iterable[Condition], type: str) -> Condition | None:  # noqa: A002 - the field's own word

@@ -74,7 +74,8 @@ class Resource(Model, frozen=True, kw_only=True):
         try:
             return msgspec.convert(_without_nulls(obj), cls)
         except msgspec.ValidationError as error:
-            raise DecodeError(f"{objects.subject(obj)} is invalid: {error}") from error
+            key = objects.ObjectKey(cls.GVK.group, cls.GVK.kind, *_identity(obj)[:2])
+            raise DecodeError(f"{key.subject} is invalid: {error}") from error
 
     @property
     def key(self) -> objects.ObjectKey:
@@ -109,10 +110,12 @@ def read(kind: type[K], obj: objects.Obj) -> K | Broken:
     try:
         return kind.from_object(obj)
     except DecodeError as error:
+        namespace, name, uid = _identity(obj)
+        least = ObjectMeta(name=name, namespace=namespace, uid=uid)
         return Broken(
             kind=kind.GVK.kind,
             group=kind.GVK.group,
-            metadata=_lenient(ObjectMeta, obj.get("metadata"), _identity(obj)),
+            metadata=_lenient(ObjectMeta, obj.get("metadata"), least),
             error=str(error),
             conditions=_lenient(tuple[Condition, ...], objects.get_in(obj, "status", "conditions", default=[]), ()),
         )
@@ -128,11 +131,12 @@ def _lenient(wanted: type[T], value: Any, instead: T) -> T:
         return instead
 
 
-def _identity(obj: objects.Obj) -> ObjectMeta:
-    name, namespace, uid = (
-        str(objects.get_in(obj, "metadata", field, default="")) for field in ("name", "namespace", "uid")
+def _identity(obj: objects.Obj) -> tuple[str, str, str]:
+    """Namespace, name and uid, of whatever is there."""
+    namespace, name, uid = (
+        str(objects.get_in(obj, "metadata", field, default="")) for field in ("namespace", "name", "uid")
     )
-    return ObjectMeta(name=name, namespace=namespace, uid=uid)
+    return namespace, name, uid
 
 
 def _without_nulls(value: Any) -> Any:
