@@ -215,11 +215,15 @@ class _Parser:
         if char in "AzbB":
             return _Node("assert", where={"A": "^", "z": "$"}.get(char, char))
         if char == "Q":
-            end = self._text.find("\\E", self._at)
-            literal = self._text[self._at : end if end >= 0 else len(self._text)]
-            self._at = end + 2 if end >= 0 else len(self._text)
-            return _Node("join", tuple(self._char(_is_char(seen)) for seen in literal))
+            return self._quoted()
         return self._char(self._escaped(char))
+
+    def _quoted(self) -> _Node:
+        r"""Read `\Qliteral\E`, in which only the last character is what a following `*` repeats."""
+        literal, _, rest = self._text[self._at :].partition("\\E")
+        plain = "".join(f"\\{char}" if char.isascii() and not char.isalnum() else char for char in literal)
+        self._text, self._at = plain + rest, 0
+        return self._atom() if plain else _Node("join")
 
     def _escaped(self, char: str) -> CharTest:
         if char.lower() in _PERL:
