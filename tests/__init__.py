@@ -1,0 +1,1 @@
+"""Tests of gitopsd, and the real servers they run against."""
