@@ -54,8 +54,14 @@ _KEEP_ALIVE = 60.0
 _REFRESH_PAUSE = 10.0
 _URGENT_SLOTS = 4
 _FLOW_SCHEMA = "X-Kubernetes-PF-FlowSchema-UID"
-# 500s that are the verdict of somebody behind the API server: the same request ends the same way, only later.
-_FINAL_TEXTS = ("webhook", "request is too large")
+# 500s that are a verdict on the request, its own or that of somebody behind the API server: the same request ends the
+# same way, only later. The two "failed to" are what a server-side apply says of an object that its schema refuses.
+_FINAL_TEXTS = (
+    "webhook",
+    "request is too large",
+    "failed to create typed patch object",
+    "failed to convert new object",
+)
 
 
 @dataclass(frozen=True)
