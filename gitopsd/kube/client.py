@@ -256,6 +256,26 @@ class KubeClient:
         except (aiohttp.ClientError, OSError) as error:
             raise transport.unreachable(error) from error
 
+    async def stream(self, path: str, *, params: Params | None = None, lifetime: float) -> AsyncIterator[bytes]:
+        """Read a body of unknown length as it comes: the log of a pod. Never retried here.
+
+        `lifetime` (seconds) ends it by our own clock, also while the server has nothing to say yet.
+        """
+        transport = self._transport
+        await transport.refresh_if_stale()
+        request = self._request("GET", path, params, accept="*/*")
+        ends = asyncio.get_running_loop().time() + lifetime
+        try:
+            async with asyncio.timeout_at(ends):
+                response = await transport.open(request)
+            async with response:
+                if response.status != 200:
+                    raise await transport.refuse(response)
+                while chunk := await _next_chunk(response, ends):
+                    yield chunk
+        except (aiohttp.ClientError, OSError) as error:
+            raise transport.unreachable(error) from error
+
     def _request(
         self,
         method: str,
