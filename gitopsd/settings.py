@@ -242,6 +242,8 @@ class Settings:
     runtime_namespace: str
     hostname: str
     engine_path: Path | None
+    kube_service: tuple[str, str]  # host and port of the API server as a pod sees them
+    proxies: Mapping[str, str]  # scheme → URL, and `no` → exceptions
     unused: tuple[str, ...]  # flags that were given and have no effect yet
 
     @property
@@ -279,6 +281,11 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] | None = None
         runtime_namespace=environment.get("RUNTIME_NAMESPACE") or "flux-system",
         hostname=environment.get("HOSTNAME") or os.uname().nodename,
         engine_path=Path(engine) if engine else None,
+        kube_service=(
+            environment.get("KUBERNETES_SERVICE_HOST", ""),
+            environment.get("KUBERNETES_SERVICE_PORT", "") or "443",
+        ),
+        proxies=_proxies(environment),
         unused=tuple(unused),
     )
 
@@ -300,6 +307,16 @@ def _value(flag: Flag, text: str | list[str] | None, environment: Mapping[str, s
 class _Parser(argparse.ArgumentParser):
     def error(self, message: str) -> NoReturn:
         raise SettingsError(message)
+
+
+def _proxies(environment: Mapping[str, str]) -> dict[str, str]:
+    found = {}
+    for scheme in ("http", "https", "no"):
+        name = f"{scheme}_proxy"
+        value = environment.get(name.upper()) or environment.get(name)
+        if value:
+            found[scheme] = value
+    return found
 
 
 def _parser() -> argparse.ArgumentParser:

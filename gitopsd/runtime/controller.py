@@ -47,6 +47,8 @@ class Run:
         self.started = time.monotonic()
         self._held = held
         self._slots = slots
+        self._waits_in: asyncio.Task[object] | None = None
+        self._is_stopping = False
 
     @property
     def superseded_by(self) -> str:
@@ -60,12 +62,25 @@ class Run:
 
     @asynccontextmanager
     async def outside_slot(self) -> AsyncIterator[None]:
-        """Give the worker to others while this reconcile only waits; the key stays held."""
+        """Give the worker to others while this reconcile only waits; the key stays held.
+
+        A wait loses nothing by being cut short, so a stop cancels it at once (`stop`).
+        """
+        self._waits_in = asyncio.current_task()
+        if self._is_stopping:
+            self.stop()
         self._slots.release()
         try:
             yield
         finally:
+            self._waits_in = None
             await self._slots.acquire()
+
+    def stop(self) -> None:
+        """The daemon stops: cancel the reconcile if it only waits, else as soon as it does."""
+        self._is_stopping = True
+        if self._waits_in is not None:
+            self._waits_in.cancel()
 
 
 class Reconciler(Protocol):
@@ -92,7 +107,7 @@ class Controller:
         self.queue = queue
         self._reconciler = reconciler
         self._slots = asyncio.Semaphore(spec.workers)
-        self._working: dict[ObjectKey, float] = {}
+        self._working: dict[ObjectKey, Run] = {}
         metrics.max_concurrent_reconciles.labels(spec.name).set(spec.workers)
         metrics.active_workers.labels(spec.name).set(0)
         for result in ("success", "error", "requeue", "requeue_after"):
@@ -120,12 +135,14 @@ class Controller:
                 tasks.start(held.key.path, self._work(held))
 
     async def drain(self) -> None:
-        """Take no more work and wait until what runs has ended."""
+        """Take no more work, cut waits short, and return when what runs has ended."""
+        for run in self._working.values():
+            run.stop()
         await self.queue.drain()
 
     async def _work(self, held: Held[ObjectKey]) -> None:
         run = Run(held, self._slots)
-        self._working[held.key] = run.started
+        self._working[held.key] = run
         active = metrics.active_workers.labels(self.spec.name)
         active.inc()
         try:
@@ -204,12 +221,10 @@ class Controller:
         }
 
     def _unfinished(self) -> float:
-        now = time.monotonic()
-        return sum(now - since for since in self._working.values())
+        return sum(run.elapsed for run in self._working.values())
 
     def _longest(self) -> float:
-        now = time.monotonic()
-        return max((now - since for since in self._working.values()), default=0.0)
+        return max((run.elapsed for run in self._working.values()), default=0.0)
 
 
 def jittered(seconds: float, percentage: int, rand: Callable[[], float] = _jitter.random) -> float:

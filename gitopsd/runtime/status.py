@@ -156,6 +156,18 @@ class StatusSession:
         self.delete("Reconciling")
         self.mark("Stalled", "True", reason, message)
 
+    def summarise(self, types: Sequence[str]) -> None:
+        """Compute Ready from the conditions of `types` (`spec/source.md` 3.3)."""
+        self._conditions = conds.summarise(self._conditions, types, self.generation, self._owner.clock())
+
+    def retrying(self) -> tuple[Condition, ...]:
+        """The conditions with `Reconciling` turned to "will be tried again"."""
+        return conds.mark_retrying(self._conditions, self.generation, self._owner.clock())
+
+    def observe(self, condition_type: str) -> None:
+        """Let one condition speak of this generation, all else unchanged."""
+        self._conditions = conds.observe(self._conditions, condition_type, self.generation)
+
     # -- writing -----------------------------------------------------------------------------------------------
 
     def progress(self) -> None:

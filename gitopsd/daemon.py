@@ -1,0 +1,424 @@
+"""The one place where all parts meet: build, wire, start, stop.
+
+Order of the start: HTTP alive → informers synced → controllers → ready. Order of the stop: not ready → no new work,
+waits cut short, what runs may end within the grace → cancel → last statuses → events flushed → HTTP → connections.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import signal
+import sys
+from collections.abc import Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from gitopsd import logs
+from gitopsd.api.helmrelease import HelmRelease
+from gitopsd.api.kustomization import Kustomization
+from gitopsd.api.meta import (
+    HELM_COMPONENT,
+    HELM_MANAGER,
+    KUSTOMIZE_GROUP,
+    KUSTOMIZE_STATUS_MANAGER,
+    SOURCE_COMPONENT,
+    SOURCE_GROUP,
+    SOURCE_MANAGER,
+)
+from gitopsd.api.resource import Resource as Model
+from gitopsd.api.source import Bucket, ExternalArtifact, GitRepository, HelmChart, HelmRepository, OCIRepository
+from gitopsd.apply.health import HealthWaiter
+from gitopsd.artifact.store import ArtifactStore
+from gitopsd.controllers import kustomization, source
+from gitopsd.controllers.git import GitSource
+from gitopsd.controllers.unsupported import UnsupportedReconciler
+from gitopsd.engine import Engine, EngineSettings
+from gitopsd.errors import GitopsdError
+from gitopsd.fetch.git import GitFetcher
+from gitopsd.krm.objects import GVK, Obj, ObjectKey, get_in, key_of
+from gitopsd.kube.client import KubeClient, KubeSettings
+from gitopsd.kube.discovery import Discovery, Resource
+from gitopsd.kube.informer import Change, Informer, InformerPool
+from gitopsd.kube.transport import Effort
+from gitopsd.kustomize.build import Renderer
+from gitopsd.runtime import triggers
+from gitopsd.runtime.controller import Controller, ControllerSpec, Reconciler
+from gitopsd.runtime.queue import WorkQueue
+from gitopsd.runtime.recorder import Recorder
+from gitopsd.runtime.status import StatusOwner
+from gitopsd.settings import Settings
+from gitopsd.settings import parse as settings_of
+from gitopsd.tasks import TaskScope, first
+from gitopsd.web.server import Health, WebServer
+
+log = structlog.get_logger()
+
+_KINDS: tuple[type[Model], ...] = (
+    GitRepository,
+    OCIRepository,
+    HelmRepository,
+    HelmChart,
+    Bucket,
+    ExternalArtifact,
+    Kustomization,
+    HelmRelease,
+)
+_SOURCE_KINDS = ("GitRepository", "OCIRepository", "Bucket", "ExternalArtifact")
+_LATER: tuple[type[Model], ...] = (OCIRepository, HelmRepository, HelmChart, Bucket, HelmRelease)
+_FLUSH_SECONDS = 3.0
+_SYNC_HINT_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What every controller uses."""
+
+    settings: Settings
+    client: KubeClient
+    discovery: Discovery
+    tasks: TaskScope
+    recorder: Recorder
+    store: ArtifactStore
+    engine: Engine
+    waiter: HealthWaiter
+    informers: dict[str, Informer[Obj]]
+
+    def status(self, model: type[Model], manager: str) -> StatusOwner:
+        """How one kind's status is written."""
+        resource = _resource(model)
+
+        def path_of(obj: Obj) -> str:
+            return resource.path(obj["metadata"]["namespace"], obj["metadata"]["name"])
+
+        return StatusOwner(self.client, manager, model.OWNED | {"Ready", "Reconciling", "Stalled"}, path_of)
+
+
+def _resource(model: type[Model]) -> Resource:
+    return Resource(gvk=model.GVK, plural=model.NAMES.plural, namespaced=True)
+
+
+async def run(settings: Settings) -> int:
+    """Run until SIGTERM or SIGINT; returns the exit code. A part that fails ends the daemon with its error."""
+    logs.configure(settings.log_level, settings.log_encoding)
+    for flag in settings.unused:
+        log.info(f"{flag} has no effect in this version")
+    stop = _stop_on_signals()
+    host, port = settings.kube_service
+    kube = KubeSettings(
+        kubeconfig=settings.kubeconfig,
+        context=settings.context,
+        service_host=host,
+        service_port=port,
+        proxies=settings.proxies,
+        effort=Effort(qps=settings.kube_api_qps, burst=settings.kube_api_burst),
+    )
+    async with KubeClient.connect(kube) as client, TaskScope("gitopsd") as tasks:
+        await _serve(settings, client, tasks, stop)
+    log.info("stopped")
+    return 0
+
+
+def _stop_on_signals() -> asyncio.Event:
+    """An event that the first SIGTERM or SIGINT sets; the second ends the process at once."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def on_signal() -> None:
+        if stop.is_set():
+            sys.exit(1)
+        stop.set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, on_signal)
+    return stop
+
+
+async def _serve(settings: Settings, client: KubeClient, tasks: TaskScope, stop: asyncio.Event) -> None:
+    health = Health()
+    store = ArtifactStore(
+        settings.storage_path,
+        advertised=settings.advertised_prefix,
+        budget=settings.artifact_memory,
+        retention_ttl=settings.artifact_retention_ttl,
+        retention_records=settings.artifact_retention_records,
+        digest_algorithm=settings.artifact_digest_algo,
+    )
+    await store.open()
+    web = WebServer(health, store.resolve)
+    health.wait_for("informers", "controllers")
+    await web.start(
+        metrics_addr=settings.metrics_addr, health_addr=settings.health_addr, storage_addr=settings.storage_addr
+    )
+    engine = Engine(
+        EngineSettings(
+            path=settings.engine_path, processes=settings.engine_processes, memory_limit=settings.engine_memory
+        ),
+        tasks,
+    )
+    try:
+        await _control(settings, client, tasks, stop, health, store, engine)
+    finally:
+        await engine.aclose()
+        await web.stop()
+
+
+async def _control(
+    settings: Settings,
+    client: KubeClient,
+    tasks: TaskScope,
+    stop: asyncio.Event,
+    health: Health,
+    store: ArtifactStore,
+    engine: Engine,
+) -> None:
+    recorder = Recorder(client, receiver=settings.events_addr, hostname=settings.hostname)
+    tasks.start("recorder", recorder.run(), essential=True)
+    discovery = Discovery(client)
+    pool = InformerPool(client, tasks)
+    informers = {
+        model.GVK.kind: Informer(client, _resource(model), namespace=settings.watched_namespace) for model in _KINDS
+    }
+    shared = Shared(
+        settings=settings,
+        client=client,
+        discovery=discovery,
+        tasks=tasks,
+        recorder=recorder,
+        store=store,
+        engine=engine,
+        waiter=HealthWaiter(pool, discovery, client),
+        informers=informers,
+    )
+    controllers = [*_source_controllers(shared), _kustomization_controller(shared), _release_controller(shared)]
+    _watch_definitions(shared)
+    for kind, informer in informers.items():
+        tasks.start(f"informer {kind}", informer.run(), essential=True)
+    if await first(_synced(informers), stop.wait(), tasks.failure()) == 1:
+        return
+    health.reached("informers")
+    async with TaskScope("controllers", grace=8.0) as work:
+        for controller in controllers:
+            work.start(controller.spec.name, controller.run(), essential=True)
+        health.reached("controllers")
+        log.info("controllers started", controllers=[controller.spec.name for controller in controllers])
+        await first(stop.wait(), tasks.failure(), work.failure())
+        log.info("stopping")
+        health.stop()
+        await _drain(controllers, settings.graceful_shutdown_timeout)
+    await recorder.flush(_FLUSH_SECONDS)
+
+
+async def _synced(informers: dict[str, Informer[Obj]]) -> None:
+    """Wait for every informer; say which ones are awaited when it takes long."""
+    waiting = asyncio.gather(*(informer.synced() for informer in informers.values()))
+    try:
+        async with asyncio.timeout(_SYNC_HINT_SECONDS):
+            await asyncio.shield(waiting)
+    except TimeoutError:
+        missing = [kind for kind, informer in informers.items() if not informer.has_synced]
+        log.info("waiting for the API server to list our kinds; are the definitions installed?", kinds=missing)
+        await waiting
+
+
+async def _drain(controllers: Sequence[Controller], grace: float) -> None:
+    try:
+        async with asyncio.timeout(grace):
+            await asyncio.gather(*(controller.drain() for controller in controllers))
+    except TimeoutError:
+        log.info("work in progress is cancelled", running=sum(controller.queue.held for controller in controllers))
+
+
+def _queue(shared: Shared, name: str) -> WorkQueue[ObjectKey]:
+    return WorkQueue(name, floor=shared.settings.min_retry_delay, ceiling=shared.settings.max_retry_delay)
+
+
+def _controller(shared: Shared, model: type[Model], workers: int, reconciler: Reconciler) -> Controller:
+    """A controller whose queue is fed by the objects of its own kind."""
+    name = model.GVK.kind.lower()
+    queue = _queue(shared, name)
+    selector = triggers.Selector(shared.settings.watch_label_selector)
+    triggers.own_objects(shared.informers[model.GVK.kind], queue, selector)
+    return Controller(ControllerSpec(name, model.GVK.kind, model.GVK.group, workers), queue, reconciler)
+
+
+def _source_controllers(shared: Shared) -> list[Controller]:
+    settings = shared.settings
+    fetcher = GitFetcher(
+        proxies=settings.proxies,
+        max_pack_size=settings.git_max_pack_size,
+        deny_private_redirects=settings.git_deny_private_redirects,
+    )
+    parts = source.Parts(
+        informer=shared.informers["GitRepository"],
+        store=shared.store,
+        recorder=shared.recorder,
+        status=shared.status(GitRepository, SOURCE_MANAGER),
+        tasks=shared.tasks,
+        settings=settings,
+    )
+    git = source.SourceReconciler(GitSource(shared.client, fetcher, allow_http=settings.insecure_allow_http), parts)
+    return [
+        _controller(shared, GitRepository, settings.concurrent_sources, git),
+        *(_later(shared, model) for model in _LATER if model is not HelmRelease),
+    ]
+
+
+def _later(shared: Shared, model: type[Model]) -> Controller:
+    is_release = model is HelmRelease
+    reconciler = UnsupportedReconciler(
+        shared.informers[model.GVK.kind],
+        shared.status(model, HELM_MANAGER if is_release else SOURCE_MANAGER),
+        shared.recorder,
+        shared.tasks,
+        component=HELM_COMPONENT if is_release else SOURCE_COMPONENT,
+        keeps_finalizer=is_release,
+    )
+    return _controller(shared, model, 2, reconciler)
+
+
+def _release_controller(shared: Shared) -> Controller:
+    return _later(shared, HelmRelease)
+
+
+def _kustomization_controller(shared: Shared) -> Controller:
+    settings = shared.settings
+    informer = shared.informers["Kustomization"]
+    sources = {kind: shared.informers[kind] for kind in _SOURCE_KINDS}
+    reconciler = kustomization.KustomizationReconciler(
+        kustomization.Parts(
+            client=shared.client,
+            discovery=shared.discovery,
+            kustomizations=informer,
+            sources=sources,
+            store=shared.store,
+            renderer=Renderer(
+                shared.engine,
+                timeout=settings.build_timeout,
+                remote_bases=not settings.no_remote_bases,
+                strict=settings.feature_gates["StrictPostBuildSubstitutions"],
+            ),
+            waiter=shared.waiter,
+            recorder=shared.recorder,
+            status=shared.status(Kustomization, KUSTOMIZE_STATUS_MANAGER),
+            tasks=shared.tasks,
+            settings=settings,
+        )
+    )
+    controller = _controller(shared, Kustomization, settings.concurrent, reconciler)
+    _follow(shared, controller.queue, informer, sources, reconciler)
+    return controller
+
+
+def _follow(
+    shared: Shared,
+    queue: WorkQueue[ObjectKey],
+    informer: Informer[Obj],
+    sources: dict[str, Informer[Obj]],
+    reconciler: kustomization.KustomizationReconciler,
+) -> None:
+    """Wake Kustomizations by what they refer to."""
+    informer.index(triggers.SOURCE_INDEX, _source_of)
+    informer.index(triggers.CONFIG_INDEX, _configs_of)
+    informer.index(triggers.DEPENDENCY_INDEX, _dependencies_of)
+    for one in sources.values():
+        triggers.source_changes(one, informer, queue, reconciler)
+    triggers.dependency_changes(informer, queue, reconciler)
+    shared.tasks.start("announcements", _announcements(shared.store, informer, queue, reconciler), essential=True)
+    settings = shared.settings
+    if settings.feature_gates["DisableConfigWatchers"]:
+        return
+    for kind, plural in (("ConfigMap", "configmaps"), ("Secret", "secrets")):
+        configs: Informer[Obj] = Informer(
+            shared.client,
+            Resource(gvk=GVK("", "v1", kind), plural=plural, namespaced=True),
+            namespace=settings.watched_namespace,
+            label_selector=settings.watch_configs_label_selector,
+            metadata_only=True,
+        )
+        triggers.config_changes(configs, informer, queue)
+        shared.informers[kind] = configs
+
+
+async def _announcements(
+    store: ArtifactStore, informer: Informer[Obj], queue: WorkQueue[ObjectKey], follower: triggers.Follower
+) -> None:
+    """Hand the news of a stored artifact to its consumers, without the way over the API server."""
+    while True:
+        key = await store.announcements.get()
+        artifact = store.announced(key)
+        if artifact is not None:
+            triggers.wake_dependents(key, artifact.revision, informer, queue, follower)
+
+
+def _watch_definitions(shared: Shared) -> None:
+    """Look the served kinds up again when a definition comes, changes or goes."""
+    definitions: Informer[Obj] = Informer(
+        shared.client,
+        Resource(
+            gvk=GVK("apiextensions.k8s.io", "v1", "CustomResourceDefinition"),
+            plural="customresourcedefinitions",
+            namespaced=False,
+        ),
+        metadata_only=True,
+    )
+
+    def listen(change: Change[Obj]) -> None:
+        if definitions.has_synced:
+            shared.discovery.forget()
+
+    definitions.tell(listen)
+    shared.informers["CustomResourceDefinition"] = definitions
+
+
+def _source_of(obj: Obj) -> list[ObjectKey]:
+    reference = get_in(obj, "spec", "sourceRef", default={})
+    own = obj["metadata"]["namespace"]
+    namespace = reference.get("namespace") or own
+    return [ObjectKey(SOURCE_GROUP, str(reference.get("kind", "")), namespace, str(reference.get("name", "")))]
+
+
+def _configs_of(obj: Obj) -> list[ObjectKey]:
+    """The ConfigMaps and Secrets whose change concerns a Kustomization (`spec/kustomize.md` 7.1)."""
+    namespace = obj["metadata"]["namespace"]
+    found = [
+        ObjectKey("", str(reference.get("kind")), namespace, str(reference.get("name")))
+        for reference in get_in(obj, "spec", "postBuild", "substituteFrom", default=[])
+    ]
+    for kind, path in (
+        ("Secret", ("decryption", "secretRef")),
+        ("Secret", ("kubeConfig", "secretRef")),
+        ("ConfigMap", ("kubeConfig", "configMapRef")),
+    ):
+        name = get_in(obj, "spec", *path, "name")
+        if name:
+            found.append(ObjectKey("", kind, namespace, str(name)))
+    return found
+
+
+def _dependencies_of(obj: Obj) -> list[ObjectKey]:
+    own = key_of(obj)
+    return [
+        ObjectKey(KUSTOMIZE_GROUP, own.kind, reference.get("namespace") or own.namespace, str(reference.get("name")))
+        for reference in get_in(obj, "spec", "dependsOn", default=[])
+    ]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Run the daemon to its end; what stops it from starting is one line and exit code 1."""
+    logs.configure()
+    try:
+        settings = settings_of(arguments)
+        return _run_loop(run(settings))
+    except (GitopsdError, OSError) as problem:
+        log.error("the daemon cannot run", error=str(problem))  # noqa: TRY400 - a line for people, not a traceback
+        return 1
+
+
+def _run_loop(work: Coroutine[Any, Any, int]) -> int:
+    try:
+        import uvloop
+    except ImportError:
+        return asyncio.run(work)
+    return uvloop.run(work)
