@@ -118,7 +118,7 @@ async def _wait(at: Session, kind: Kind, namespace: str, name: str, is_done: Cal
     """The first state of the object that `is_done`; when the time is up, a note says what kept it."""
     seen: Obj | None = None
     try:
-        async for seen in states(at.client, kind, namespace, name):
+        async for seen in states(at.client, kind.path(namespace), name):
             if seen is None:
                 raise CommandError(f'{kind.resource} "{name}" not found')
             if is_done(seen):

@@ -17,7 +17,7 @@ import click
 from gitopsd.cli import console, session
 from gitopsd.cli.flags import CommandError, Verb, Verbs, persistent_option, stored
 from gitopsd.cli.kinds import ALL_IMAGES, ALL_SOURCES, EVERYTHING, KINDS, Kind
-from gitopsd.cli.objects import NoMatchError, changes, list_all
+from gitopsd.cli.objects import NoMatchError, changes, list_all, name_selector
 from gitopsd.cli.session import Session
 from gitopsd.cli.table import Paint, render
 from gitopsd.errors import GitopsdError
@@ -87,7 +87,7 @@ class Listing:
 
     def params(self) -> dict[str, str]:
         """The query of the list or watch request."""
-        params = {"fieldSelector": f"metadata.name={self.name}"} if self.name else {}
+        params = {"fieldSelector": name_selector(self.name)} if self.name else {}
         return {**params, "labelSelector": self.labels} if self.labels else params
 
 

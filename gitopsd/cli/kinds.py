@@ -8,8 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from urllib.parse import quote
 
 from gitopsd.api.meta import HELM_GROUP, KUSTOMIZE_GROUP, SOURCE_GROUP
+from gitopsd.cli.flags import CommandError
 from gitopsd.cli.table import shorten_hashes
 from gitopsd.krm.objects import GVK, Obj, ObjectKey, get_in
 
@@ -110,13 +112,13 @@ class Kind:
         """`<plural>.<group>`, as the API server names it."""
         return f"{self.plural}.{self.gvk.group}"
 
-    def path(self, namespace: str = "", name: str = "") -> str:
-        """The API path of all objects, those of a namespace, or one."""
+    def path(self, namespace: str = "", name: str | None = None) -> str:
+        """The API path of all objects, those of a namespace, or one. Raises CommandError for what cannot be a name."""
         path = f"/apis/{self.gvk.api_version}"
         if namespace:
             path += f"/namespaces/{namespace}"
         path += f"/{self.plural}"
-        return f"{path}/{name}" if name else path
+        return path if name is None else f"{path}/{_segment(name)}"
 
     def key(self, namespace: str, name: str) -> ObjectKey:
         """The identity of one object of this kind."""
@@ -152,6 +154,13 @@ class Kind:
         shown += [f"{self.name.lower()}/{name_of(obj)}" if with_kind else name_of(obj)]
         shown += [self.source(obj)] if show_source and self.source is not None else []
         return [*shown, *(read(obj) for _, read in self.columns), *self.ready(obj)]
+
+
+def _segment(name: str) -> str:
+    """A name as part of a path: a crafted one must not reach another object or a whole collection."""
+    if name in {"", ".", ".."} or "/" in name or "%" in name:
+        raise CommandError(f'invalid resource name "{name}"')
+    return quote(name, safe="")
 
 
 def _short(read: Read) -> Read:

@@ -7,6 +7,7 @@ Nothing of a user entry ever gets into an error message.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -35,6 +36,7 @@ def settings_of(flags: GlobalFlags) -> tuple[KubeSettings, Credentials | None]:
     """What the client needs to know; credentials only where flags replace those of the kubeconfig."""
     from gitopsd.kube.client import KubeSettings
     from gitopsd.kube.credentials import Kubeconfig
+    from gitopsd.kube.transport import Effort
 
     paths = _paths(flags)
     proxies = {scheme: proxy for scheme in ("http", "https", "no") if (proxy := _proxy(scheme))}
@@ -44,18 +46,14 @@ def settings_of(flags: GlobalFlags) -> tuple[KubeSettings, Credentials | None]:
         service_host=in_cli("KUBERNETES_SERVICE_HOST"),
         service_port=in_cli("KUBERNETES_SERVICE_PORT", "443"),
         proxies=proxies,
-        qps=flags.kube_api_qps,
-        burst=flags.kube_api_burst,
-        patience=_PATIENCE,
+        effort=Effort(patience=_PATIENCE, qps=flags.kube_api_qps, burst=flags.kube_api_burst),
         # The server names the field manager of a write after the first word, where the write itself does not.
         user_agent="flux/gitopsd",
     )
     if not needs_override(flags):
         return settings, None
     document = overridden(merged(_read(paths)), flags, Path.cwd())
-    from gitopsd.krm.documents import dump_json
-
-    return settings, Kubeconfig(dump_json(document), proxies=proxies)
+    return settings, Kubeconfig(json.dumps(document).encode(), proxies=proxies)
 
 
 def _paths(flags: GlobalFlags) -> list[Path]:

@@ -6,6 +6,7 @@ its own error, so that `get all` can pass over it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,8 @@ FIELD_MANAGER = "flux"
 """Who owns what the CLI writes; the same name as flux, so that `managedFields` looks the same."""
 
 _CONFLICT_TRIES = 5
+_SELECTOR_SYNTAX = re.compile(r"([\\,=])")
+_BACKSLASHED = r"\\\1"
 
 
 class NoMatchError(CommandError):
@@ -65,7 +68,12 @@ async def list_all(
 
 async def named(client: KubeClient, kind: Kind, namespace: str, name: str) -> list[Obj]:
     """The object called `name` as a list of one or none: asking for what is not there is no error."""
-    return await list_all(client, kind, namespace, {"fieldSelector": f"metadata.name={name}"})
+    return await list_all(client, kind, namespace, {"fieldSelector": name_selector(name)})
+
+
+def name_selector(name: str) -> str:
+    """A field selector for the objects called `name`, whatever letters that holds."""
+    return f"metadata.name={_SELECTOR_SYNTAX.sub(_BACKSLASHED, name)}"
 
 
 async def merge_patch(client: KubeClient, kind: Kind, namespace: str, name: str, body: Obj) -> Obj:
@@ -111,12 +119,11 @@ async def changes(
 _version = text_at("metadata", "resourceVersion")
 
 
-async def states(client: KubeClient, kind: Kind, namespace: str, name: str) -> AsyncIterator[Obj | None]:
-    """The object as it is now and after every change, without end; None while it is not there."""
+async def states(client: KubeClient, collection: str, name: str) -> AsyncIterator[Obj | None]:
+    """The object called `name` as it is now and after every change, without end; None while it is not there."""
     from gitopsd.kube.watch import Changed, Replaced, list_and_watch
 
-    params = {"fieldSelector": f"metadata.name={name}"}
-    async for told in list_and_watch(client, kind.path(namespace), params=params):
+    async for told in list_and_watch(client, collection, params={"fieldSelector": name_selector(name)}):
         if isinstance(told, Replaced):
             yield told.items[0] if told.items else None
         elif isinstance(told, Changed):

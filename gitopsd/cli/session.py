@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import click
 
 from gitopsd.cli import console, kubeconfig
-from gitopsd.cli.flags import CommandError, GlobalFlags
+from gitopsd.cli.flags import CommandError, GlobalFlags, is_dns_label
 
 if TYPE_CHECKING:
     from gitopsd.kube.client import KubeClient
@@ -81,4 +81,6 @@ async def _connected(flags: GlobalFlags) -> AsyncIterator[Session]:
             namespace = client.namespace or "default"
         else:
             namespace = flags.namespace or flags.default_namespace(console.warning)
+        if not is_dns_label(namespace):
+            raise CommandError(f'namespace must be a valid DNS label: "{namespace}"')
         yield Session(client, flags, namespace)
