@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
+import msgspec
 import structlog
 
 from gitopsd.api.conditions import is_ready
@@ -37,8 +38,9 @@ from gitopsd.artifact.store import ArtifactMissingError, ArtifactStore
 from gitopsd.artifact.tree import FileTree, clamp_path
 from gitopsd.errors import GitopsdError, ReconcileError, RetryError, StallError, WaitError
 from gitopsd.krm.objects import GVK, Obj, ObjectKey, get_in
-from gitopsd.kube.client import ApiError, KubeClient, NotFoundError, UnreachableError
+from gitopsd.kube.client import KubeClient
 from gitopsd.kube.discovery import Discovery
+from gitopsd.kube.errors import ApiError, NotFoundError, UnreachableError
 from gitopsd.kube.informer import Informer
 from gitopsd.kustomize.build import RefusedError, Rendered, Renderer, RenderError
 from gitopsd.runtime.controller import Result, Run, jittered
@@ -64,7 +66,6 @@ class Parts:
     discovery: Discovery
     kustomizations: Informer[Obj]
     sources: Mapping[str, Informer[Obj]]  # by kind
-    source_status: StatusOwner
     store: ArtifactStore
     renderer: Renderer
     waiter: HealthWaiter
@@ -318,7 +319,8 @@ class _Attempt:
         namespace = reference.namespace or self._kustomization.metadata.namespace
         self._refuse_other_namespace(reference.kind, namespace, reference.name)
         if reference.kind == "ExternalArtifact" and not self._settings.feature_gates["ExternalArtifact"]:
-            message = f"can't access 'ExternalArtifact/{namespace}/{reference.name}', ExternalArtifact feature gate is disabled"
+            shown = f"ExternalArtifact/{namespace}/{reference.name}"
+            message = f"can't access '{shown}', ExternalArtifact feature gate is disabled"
             self._reconciler.event(self._obj, "Warning", Reason.ACCESS_DENIED, message)
             raise StallError(Reason.ACCESS_DENIED, message)
         key = ObjectKey(SOURCE_GROUP, reference.kind, namespace, reference.name)
@@ -617,4 +619,4 @@ def _source_key(kustomization: Kustomization) -> ObjectKey:
 
 def _artifact_of(source: Obj) -> Artifact | None:
     found = get_in(source, "status", "artifact")
-    return None if found is None else Artifact.from_builtins(found)
+    return None if found is None else msgspec.convert(found, Artifact)

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
+import msgspec
 import structlog
 
 from gitopsd.api.meta import SOURCE_COMPONENT, SOURCE_GROUP, Artifact, ConditionType, Reason
@@ -173,7 +174,7 @@ class SourceReconciler(Generic[S]):
         """The artifact that is recorded and really there (the storage step of `spec/source.md` 2.2)."""
         store = self._parts.store
         recorded = get_in(status.fields, "artifact")
-        current = Artifact.from_builtins(recorded) if recorded else None
+        current = msgspec.convert(recorded, Artifact) if recorded else None
         try:
             await store.collect(key, current)
             is_there = current is not None and await store.verify(key, current)

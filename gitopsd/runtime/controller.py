@@ -125,13 +125,19 @@ class Controller:
     async def run(self) -> None:
         """Work until cancelled; running reconciles are cancelled with it."""
         async with TaskScope(self.spec.name, grace=10.0) as tasks:
-            while True:
-                await self._slots.acquire()
-                try:
-                    held = await self.queue.take()
-                except asyncio.CancelledError:
-                    self._slots.release()
-                    raise
+            tasks.start("accept", self._accept(tasks), essential=True)
+            await tasks.failure()
+
+    async def _accept(self, tasks: TaskScope) -> None:
+        while True:
+            # A slot is taken only when there is work for it: one that waits for work would be missed by those
+            # who come back from a wait.
+            await self.queue.offered()
+            await self._slots.acquire()
+            held = self.queue.take_nowait()
+            if held is None:
+                self._slots.release()
+            else:
                 tasks.start(held.key.path, self._work(held))
 
     async def drain(self) -> None:
@@ -160,10 +166,10 @@ class Controller:
             outcome = await self._reconciler.reconcile(run)
         except GitopsdError as error:
             outcome = error
-        except Exception as error:  # the last line: a defect in one object must not stop the others
+        except Exception as error:  # noqa: BLE001 - the last line: a defect in one object must not stop the others
             metrics.reconcile_panics.labels(self.spec.name).inc()
-            log.error("Reconciler ended unexpectedly", error=f"{type(error).__name__}: {error}", exc_info=True)
             outcome = error
+            self._report_defect(error)
         self._requeue(run, outcome)
         metrics.reconcile_time.labels(self.spec.name).observe(run.elapsed)
         metrics.queue_work.labels(self.spec.name, self.spec.name).observe(run.elapsed)
@@ -209,6 +215,9 @@ class Controller:
         then = "waiting for a change" if delay is None else f"next try in {format_duration(delay)}"
         log.error(f"Reconciliation failed after {format_duration(run.elapsed)}, {then}", error=str(error))
 
+    def _report_defect(self, error: Exception) -> None:
+        log.error("Reconciler ended unexpectedly", error=f"{type(error).__name__}: {error}", trace=_trace(error))
+
     def _log_fields(self, key: ObjectKey) -> dict[str, object]:
         return {
             "controller": self.spec.name,
@@ -225,6 +234,16 @@ class Controller:
 
     def _longest(self) -> float:
         return max((run.elapsed for run in self._working.values()), default=0.0)
+
+
+def _trace(error: BaseException) -> str:
+    """Where an exception came from, outermost first, without reading any source file and without our paths."""
+    frames = []
+    at = error.__traceback__
+    while at is not None:
+        frames.append(f"{at.tb_frame.f_globals.get('__name__')}.{at.tb_frame.f_code.co_name}:{at.tb_lineno}")
+        at = at.tb_next
+    return " > ".join(frames[-20:])
 
 
 def jittered(seconds: float, percentage: int, rand: Callable[[], float] = _jitter.random) -> float:

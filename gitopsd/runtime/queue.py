@@ -123,9 +123,22 @@ class WorkQueue(Generic[K]):
 
     async def take(self) -> Held[K]:
         """Wait for a key and hold it. Whoever takes must `release`; prefer `hold_next`."""
+        while True:
+            await self.offered()
+            held = self.take_nowait()
+            if held is not None:
+                return held
+
+    async def offered(self) -> None:
+        """Wait until a key is ready."""
         while not self._ready:
             self._offer.clear()
             await self._offer.wait()
+
+    def take_nowait(self) -> Held[K] | None:
+        """Hold the next key that is ready, if there is one."""
+        if not self._ready:
+            return None
         key, (since, cause) = self._ready.popitem(last=False)
         self._depth.set(len(self._ready))
         self._waits.observe(self._clock() - since)

@@ -23,7 +23,8 @@ import structlog
 from gitopsd import metrics
 from gitopsd.errors import GitopsdError
 from gitopsd.krm.objects import Obj, annotations_of, gvk_of
-from gitopsd.kube.client import KubeClient, NotFoundError, PatchType
+from gitopsd.kube.client import KubeClient, PatchType
+from gitopsd.kube.errors import NotFoundError
 from gitopsd.tasks import Backoff, TaskScope
 
 log = structlog.get_logger()

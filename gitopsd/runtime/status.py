@@ -23,7 +23,8 @@ from gitopsd.api import conditions as conds
 from gitopsd.api.meta import FINALIZER, REQUESTED_AT, Condition
 from gitopsd.errors import GitopsdError
 from gitopsd.krm.objects import Obj, annotations_of, get_in
-from gitopsd.kube.client import ConflictError, KubeClient, NotFoundError, PatchType
+from gitopsd.kube.client import KubeClient, PatchType
+from gitopsd.kube.errors import ConflictError, NotFoundError
 from gitopsd.tasks import TaskScope
 
 log = structlog.get_logger()
