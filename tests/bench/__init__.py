@@ -1,0 +1,1 @@
+"""Numbers, not verdicts: what the daemon costs, beside what the API server itself costs in the same run."""
