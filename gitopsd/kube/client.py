@@ -12,19 +12,20 @@ from __future__ import annotations
 import asyncio
 import os
 import random
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 import orjson
 from multidict import CIMultiDict
 
+from gitopsd import __version__
 from gitopsd.krm.objects import Obj
 from gitopsd.kube.credentials import (
     Access,
@@ -38,6 +39,7 @@ from gitopsd.kube.errors import BrokenAnswerError
 from gitopsd.kube.frames import FrameSplitter, event_of
 from gitopsd.kube.transport import Effort, Request, Sleep, Transport, open_session
 
+T = TypeVar("T")
 Params = Mapping[str, str | int | bool]
 
 # spec/hostile-inputs.md 1, bounds table.
@@ -74,7 +76,7 @@ class KubeSettings:
     service_port: str = "443"
     service_account: Path = Path("/var/run/secrets/kubernetes.io/serviceaccount")
     proxies: Mapping[str, str] = field(default_factory=dict)
-    user_agent: str = "gitopsd"
+    user_agent: str = f"gitopsd/{__version__}"
     effort: Effort = field(default_factory=Effort)
 
     def credentials(self) -> Credentials:
@@ -90,11 +92,20 @@ class KubeSettings:
 class KubeClient:
     """One identity at one API server."""
 
-    def __init__(self, transport: Transport, user_agent: str, *, user: str = "", groups: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        transport: Transport,
+        user_agent: str,
+        *,
+        user: str = "",
+        groups: Sequence[str] = (),
+        patience: float | None = None,
+    ) -> None:
         self._transport = transport
         self._user_agent = user_agent
         self._user = user
         self._groups = tuple(groups)
+        self._patience = patience
         self._impersonation = impersonation_headers(user, groups) if user else ()
         self._access: Access | None = None
         self._prepared: dict[tuple[str, str, bool], CIMultiDict[str]] = {}
@@ -121,11 +132,17 @@ class KubeClient:
 
     def as_user(self, user: str, groups: Sequence[str] = ()) -> KubeClient:
         """The same connections with the rights of `user`. Raises CredentialsError for a name no header can carry."""
-        return KubeClient(self._transport, self._user_agent, user=user, groups=groups)
+        return KubeClient(self._transport, self._user_agent, user=user, groups=groups, patience=self._patience)
+
+    def with_patience(self, patience: float) -> KubeClient:
+        """The same identity, repeating failed requests for `patience` seconds; 0 for who has a better plan."""
+        return KubeClient(self._transport, self._user_agent, user=self._user, groups=self._groups, patience=patience)
 
     def urgent(self) -> KubeClient:
         """The same identity past the connection limit and without patience: for the lease, which must not queue."""
-        return KubeClient(self._transport.urgent(), self._user_agent, user=self._user, groups=self._groups)
+        return KubeClient(
+            self._transport.urgent(), self._user_agent, user=self._user, groups=self._groups, patience=0.0
+        )
 
     @property
     def identity(self) -> tuple[str, ...]:
@@ -147,7 +164,7 @@ class KubeClient:
     ) -> Obj:
         """Read one object; `metadata_only` objects come as PartialObjectMetadata from servers that know it."""
         request = self._request("GET", path, params, accept=_METADATA if metadata_only else _JSON)
-        return await self._transport.send(request, _object_of, timeout=timeout)
+        return await self._send(request, _object_of, timeout)
 
     async def list_pages(
         self,
@@ -183,12 +200,12 @@ class KubeClient:
     async def create(self, path: str, obj: Obj, *, params: Params | None = None, timeout: float | None = None) -> Obj:
         """Create an object in the collection `path`. Never repeated once it may have arrived."""
         request = self._request("POST", path, params, orjson.dumps(obj), _JSON)
-        return await self._transport.send(request, _object_of, timeout=timeout)
+        return await self._send(request, _object_of, timeout)
 
     async def replace(self, path: str, obj: Obj, *, params: Params | None = None, timeout: float | None = None) -> Obj:
         """Put an object in the place of the one at `path`; its resourceVersion decides who wins."""
         request = self._request("PUT", path, params, orjson.dumps(obj), _JSON)
-        return await self._transport.send(request, _object_of, timeout=timeout)
+        return await self._send(request, _object_of, timeout)
 
     async def patch(
         self,
@@ -202,7 +219,7 @@ class KubeClient:
         """Patch one object. Parameters of an apply: `fieldManager`, `force`, `dryRun` (`All`)."""
         data = body if isinstance(body, bytes) else orjson.dumps(body)
         request = self._request("PATCH", path, params, data, kind.value)
-        return await self._transport.send(request, _object_of, timeout=timeout)
+        return await self._send(request, _object_of, timeout)
 
     async def delete(
         self, path: str, *, options: Obj | None = None, params: Params | None = None, timeout: float | None = None
@@ -210,7 +227,7 @@ class KubeClient:
         """Delete one object; `options` are fields of DeleteOptions (propagationPolicy, preconditions, dryRun)."""
         body = orjson.dumps({"apiVersion": "v1", "kind": "DeleteOptions", **options}) if options else None
         request = self._request("DELETE", path, params, body, _JSON)
-        return await self._transport.send(request, _object_of, timeout=timeout)
+        return await self._send(request, _object_of, timeout)
 
     async def raw(
         self,
@@ -225,56 +242,43 @@ class KubeClient:
     ) -> bytes:
         """Send one request and return the body of its answer. A POST is never repeated once it may have arrived."""
         request = self._request(method, path, params, body, content_type, accept=accept, compressed=method == "GET")
-        return await self._transport.send(request, bytes, timeout=timeout)
+        return await self._send(request, bytes, timeout)
 
+    @asynccontextmanager
     async def watch(
         self, path: str, *, params: Params | None = None, metadata_only: bool = False, lifetime: float = 630.0
-    ) -> AsyncIterator[Obj]:
-        """Read the frames of one watch, each `{"type", "object"}`, until it ends. Never retried here.
+    ) -> AsyncIterator[AsyncIterator[Obj]]:
+        """Open one watch; inside, iterate its frames, each `{"type", "object"}`, until it ends. Never retried here.
 
         `lifetime` (seconds) ends by our own clock what the server forgot to end. Raises GoneError on a 410, be it at
         the start or in an ERROR frame, and BrokenAnswerError on a frame that is cut, malformed or too large.
         """
-        transport = self._transport
-        await transport.refresh_if_stale()
-        request = self._request(
-            "GET", path, {**(params or {}), "watch": True}, accept=_METADATA if metadata_only else _JSON
-        )
-        clock = asyncio.get_running_loop().time
-        ends = clock() + lifetime
-        try:
-            async with asyncio.timeout(transport.effort.timeout):
-                response = await transport.open(request)
-            async with response:
-                if response.status != 200:
-                    raise await transport.refuse(response)
-                frames = FrameSplitter(FRAME_BOUND)
-                while chunk := await _next_chunk(response, ends):
-                    for frame in frames.feed(chunk):
-                        yield event_of(frame)
-                frames.end()
-        except (aiohttp.ClientError, OSError) as error:
-            raise transport.unreachable(error) from error
+        accept = _METADATA if metadata_only else _JSON
+        request = self._request("GET", path, {**(params or {}), "watch": True}, accept=accept)
+        ends = asyncio.get_running_loop().time() + lifetime
+        async with await self._transport.start(request) as response, aclosing(self._frames(response, ends)) as frames:
+            yield frames
+
+    async def _frames(self, response: aiohttp.ClientResponse, ends: float) -> AsyncGenerator[Obj, None]:
+        frames = FrameSplitter(FRAME_BOUND)
+        while chunk := await self._transport.next_chunk(response, ends):
+            for frame in frames.feed(chunk):
+                yield event_of(frame)
+        frames.end()
 
     async def stream(self, path: str, *, params: Params | None = None, lifetime: float) -> AsyncIterator[bytes]:
         """Read a body of unknown length as it comes: the log of a pod. Never retried here.
 
         `lifetime` (seconds) ends it by our own clock, also while the server has nothing to say yet.
         """
-        transport = self._transport
-        await transport.refresh_if_stale()
-        request = self._request("GET", path, params, accept="*/*")
         ends = asyncio.get_running_loop().time() + lifetime
-        try:
-            async with asyncio.timeout_at(ends):
-                response = await transport.open(request)
-            async with response:
-                if response.status != 200:
-                    raise await transport.refuse(response)
-                while chunk := await _next_chunk(response, ends):
-                    yield chunk
-        except (aiohttp.ClientError, OSError) as error:
-            raise transport.unreachable(error) from error
+        request = self._request("GET", path, params, accept="*/*")
+        async with await self._transport.start(request, timeout=lifetime) as response:
+            while chunk := await self._transport.next_chunk(response, ends):
+                yield chunk
+
+    async def _send(self, request: Request, parse: Callable[[bytes], T], timeout: float | None) -> T:
+        return await self._transport.send(request, parse, timeout=timeout, patience=self._patience)
 
     def _request(
         self,
@@ -313,17 +317,6 @@ class KubeClient:
         for name, value in (*access.headers, *self._impersonation):
             headers.add(name, value)
         return headers
-
-
-async def _next_chunk(response: aiohttp.ClientResponse, ends: float) -> bytes:
-    """The next bytes of a stream; nothing when it ended or its time is over."""
-    try:
-        async with asyncio.timeout_at(ends) as clock:
-            return await response.content.readany()
-    except TimeoutError:
-        if clock.expired():
-            return b""
-        raise
 
 
 def _query(params: Params) -> str:

@@ -31,6 +31,7 @@ from typing import Any, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from gitopsd.errors import GitopsdError
+from gitopsd.krm import documents
 from gitopsd.krm.objects import Obj
 from gitopsd.tasks import offload
 
@@ -237,8 +238,6 @@ def impersonation_headers(user: str, groups: Sequence[str] = ()) -> tuple[tuple[
 
 
 def _parse(data: bytes) -> Obj:
-    from gitopsd.krm import documents
-
     try:
         found = documents.load_all(data, source="kubeconfig")
     except documents.DocumentError as error:

@@ -134,19 +134,30 @@ class Transport:
         self._counters: dict[tuple[int | str, str], Counter] = {}
 
     def urgent(self) -> Transport:
-        """The same connections past the slots and without patience."""
-        effort = replace(self.effort, patience=0.0, connections=_URGENT_SLOTS)
+        """The same connections, with slots of their own."""
+        effort = replace(self.effort, connections=_URGENT_SLOTS)
         return Transport(self.session, self._credentials, self.access, effort, sleep=self._sleep, rand=self._rand)
 
-    async def send(self, request: Request, parse: Callable[[bytes], T], *, timeout: float | None = None) -> T:
-        """Send until an answer parses, an error is final or the deadline passes. Raises ApiError, UnreachableError."""
-        deadline = time.monotonic() + (self.effort.timeout if timeout is None else timeout)
-        patience = time.monotonic() + self.effort.patience
+    async def send(
+        self,
+        request: Request,
+        parse: Callable[[bytes], T],
+        *,
+        timeout: float | None = None,
+        patience: float | None = None,
+    ) -> T:
+        """Send until an answer parses, an error is final or the deadline passes. Raises ApiError, UnreachableError.
+
+        `timeout` and `patience` (seconds) replace those of the effort.
+        """
+        began = time.monotonic()
+        deadline = began + (self.effort.timeout if timeout is None else timeout)
+        tired_at = began + (self.effort.patience if patience is None else patience)
         backoff = Backoff(0.2, 5.0, jitter=0.3, rand=self._rand)
         failure: GitopsdError | None = None
         was_refreshed = False
         try:
-            async with asyncio.timeout(deadline - time.monotonic()):
+            async with asyncio.timeout(deadline - began):
                 while True:
                     await self.refresh_if_stale()
                     seen = self.access
@@ -159,7 +170,7 @@ class Transport:
                         continue
                     except (ApiError, UnreachableError) as error:
                         failure = error
-                        pause = _pause_before_repeat(error, request.may_repeat, backoff, patience)
+                        pause = _pause_before_repeat(error, request.may_repeat, backoff, tired_at)
                         if pause is None or time.monotonic() + pause >= deadline:
                             raise
                     await self._sleep(pause)
@@ -182,6 +193,8 @@ class Transport:
 
     async def open(self, request: Request) -> aiohttp.ClientResponse:
         """Send one request once and return when its headers are here; the caller reads and closes the answer."""
+        if self.session.closed:
+            raise UnreachableError("this client of the API server is closed", is_final=True)
         access = self.access
         is_large = request.body is not None and len(request.body) >= _LARGE_BODY
         response = await self.session.request(
@@ -202,10 +215,37 @@ class Transport:
                 self._bucket = TokenBucket(self.effort.qps, self.effort.burst)
         return response
 
-    async def refuse(self, response: aiohttp.ClientResponse) -> ApiError:
-        """The error that an opened answer carries."""
-        body = await _read(response)
-        return error_of(response.status, body, retry_after=response.headers.get("Retry-After"))
+    async def start(self, request: Request, *, timeout: float | None = None) -> aiohttp.ClientResponse:
+        """Open a request whose answer has no end in sight; it takes no slot and is not repeated. Raises as `send`.
+
+        `timeout` (seconds) is for the headers alone.
+        """
+        await self.refresh_if_stale()
+        try:
+            async with asyncio.timeout(self.effort.timeout if timeout is None else timeout):
+                seen = self.access
+                response = await self.open(request)
+                if response.status == 401:
+                    response.close()
+                    await self.refresh(seen)
+                    response = await self.open(request)
+                if response.status < 300:
+                    return response
+                async with response:
+                    body = await _read(response)
+        except (aiohttp.ClientError, OSError) as error:
+            raise self.unreachable(error) from error
+        raise error_of(response.status, body, retry_after=response.headers.get("Retry-After"))
+
+    async def next_chunk(self, response: aiohttp.ClientResponse, ends: float) -> bytes:
+        """The next bytes of a started answer; nothing when it is over or, by the loop's clock, its time is."""
+        try:
+            async with asyncio.timeout_at(ends) as clock:
+                return await response.content.readany()
+        except (aiohttp.ClientError, OSError) as error:
+            if clock.expired():
+                return b""
+            raise self.unreachable(error) from error
 
     async def refresh_if_stale(self) -> None:
         """Read credentials again that are known to age (token files, plugins)."""
@@ -294,7 +334,7 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 def _pause_before_repeat(
-    error: ApiError | UnreachableError, may_repeat: bool, backoff: Backoff, patience: float
+    error: ApiError | UnreachableError, may_repeat: bool, backoff: Backoff, tired_at: float
 ) -> float | None:
     """Seconds until the request may be sent again; None when it must not be."""
     pause = backoff.next()
@@ -306,7 +346,7 @@ def _pause_before_repeat(
     else:
         is_worth_it = isinstance(error, ServerError) and may_repeat and not _is_verdict(error)
         pause = max(pause, error.retry_after or 0.0)
-    return pause if is_worth_it and time.monotonic() + pause < patience else None
+    return pause if is_worth_it and time.monotonic() + pause < tired_at else None
 
 
 def _is_verdict(error: ServerError) -> bool:
