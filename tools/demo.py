@@ -267,7 +267,7 @@ class Demo:
 
 def _kubeconfig(stack: ExitStack) -> Path:
     """The cluster's kubeconfig: the one of the environment, or that of a control plane of our own."""
-    given = os.environ.get("KUBECONFIG")  # noqa: TID251 - the user's choice of cluster
+    given = os.environ.get("KUBECONFIG")
     if given:
         return Path(given)
     began = time.monotonic()
@@ -297,7 +297,7 @@ def main() -> int:
             console.print(f"  [red]✗[/red] {error}", markup=True)
             console.print(daemon.log_text()[-4000:], markup=False)
             return 1
-        if os.environ.get("KEEP") == "1":  # noqa: TID251 - the make variable
+        if os.environ.get("KEEP") == "1":
             _keep(cluster, git, daemon)
     return 0
 
