@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime, tzinfo
 from functools import partial
@@ -118,11 +119,12 @@ async def _wait(at: Session, kind: Kind, namespace: str, name: str, is_done: Cal
     """The first state of the object that `is_done`; when the time is up, a note says what kept it."""
     seen: Obj | None = None
     try:
-        async for seen in states(at.client, kind.path(namespace), name):
-            if seen is None:
-                raise CommandError(f'{kind.resource} "{name}" not found')
-            if is_done(seen):
-                return seen
+        async with aclosing(states(at.client, kind.path(namespace), name)) as stream:
+            async for seen in stream:
+                if seen is None:
+                    raise CommandError(f'{kind.resource} "{name}" not found')
+                if is_done(seen):
+                    return seen
     except asyncio.CancelledError as stopped:
         ready = None if seen is None else condition(seen, "Ready")
         if ready is not None and ready.get("status") == "False" and ready.get("message"):

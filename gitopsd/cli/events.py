@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import NamedTuple
@@ -18,7 +19,7 @@ from gitopsd.cli import console, session
 from gitopsd.cli.durations import human_duration
 from gitopsd.cli.flags import CommandError, Verb, split_commas
 from gitopsd.cli.kinds import BY_NAME
-from gitopsd.cli.objects import read
+from gitopsd.cli.objects import news, read
 from gitopsd.cli.session import Session
 from gitopsd.cli.table import render
 from gitopsd.krm.objects import Obj, get_in
@@ -194,14 +195,18 @@ async def follow(at: Session, query: Query) -> None:
 
 
 async def _pass_on(at: Session, subject: Subject, queue: asyncio.Queue[Obj]) -> None:
-    from gitopsd.kube.watch import Changed, Replaced, list_and_watch
+    from gitopsd.kube.watch import Replaced
 
-    async for told in list_and_watch(at.client, subject.path(), params=subject.params()):
-        if isinstance(told, Replaced):
-            for event in sorted(told.items, key=_order):
-                await queue.put(event)
-        elif isinstance(told, Changed) and told.type != "DELETED":
-            await queue.put(told.obj)
+    known: set[str] = set()
+    async with aclosing(news(at.client, subject.path(), subject.params())) as stream:
+        async for told in stream:
+            # All of them are told again after a longer loss of connection: what was printed stays printed once.
+            for event in sorted(told.items, key=_order) if isinstance(told, Replaced) else (told.obj,):
+                version = str(get_in(event, "metadata", "resourceVersion", default=""))
+                is_deleted = not isinstance(told, Replaced) and told.type == "DELETED"
+                if version not in known and not is_deleted:
+                    await queue.put(event)
+                known.add(version)
 
 
 async def _print(query: Query, queue: asyncio.Queue[Obj]) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,10 +127,11 @@ async def follow(at: Session, kind: Kind, listing: Listing) -> None:
     try:
         async with asyncio.timeout(at.flags.timeout) as limit:
             namespace = "" if listing.all_namespaces else at.namespace
-            async for _, obj in changes(at.client, kind, namespace, listing.params()):
-                console.out(listing.table(kind, [obj], with_heading=with_heading))
-                console.flush()
-                with_heading = False
+            async with aclosing(changes(at.client, kind, namespace, listing.params())) as stream:
+                async for obj in stream:
+                    console.out(listing.table(kind, [obj], with_heading=with_heading))
+                    console.flush()
+                    with_heading = False
     except TimeoutError:
         if not limit.expired():
             raise

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,6 +30,8 @@ PART_OF_FLUX = f"{PART_OF_LABEL}=flux"
 
 _CRDS = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions"
 _GIT_REPOSITORIES = f"{_CRDS}/gitrepositories.source.toolkit.fluxcd.io"
+# Items of a list do not say what they are.
+_DEPLOYMENT = {"apiVersion": "apps/v1", "kind": "Deployment"}
 _BOOTSTRAP_LABEL = f"{KUSTOMIZE_GROUP}/namespace"
 
 
@@ -143,10 +146,11 @@ async def _readiness(at: Session, name: str) -> str:
     verdict = "not found"
     try:
         async with asyncio.timeout(at.flags.timeout) as limit:
-            async for deployment in states(at.client, deployments_path(at.namespace), name):
-                if deployment is not None and assess(deployment).status is Status.CURRENT:
-                    return "ready"
-                verdict = "not found" if deployment is None else "not ready"
+            async with aclosing(states(at.client, deployments_path(at.namespace), name)) as stream:
+                async for deployment in stream:
+                    if deployment is not None and assess({**_DEPLOYMENT, **deployment}).status is Status.CURRENT:
+                        return "ready"
+                    verdict = "not found" if deployment is None else "not ready"
     except TimeoutError:
         if not limit.expired():
             raise

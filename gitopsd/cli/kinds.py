@@ -118,7 +118,7 @@ class Kind:
         if namespace:
             path += f"/namespaces/{namespace}"
         path += f"/{self.plural}"
-        return path if name is None else f"{path}/{_segment(name)}"
+        return path if name is None else f"{path}/{path_segment(name)}"
 
     def key(self, namespace: str, name: str) -> ObjectKey:
         """The identity of one object of this kind."""
@@ -156,7 +156,7 @@ class Kind:
         return [*shown, *(read(obj) for _, read in self.columns), *self.ready(obj)]
 
 
-def _segment(name: str) -> str:
+def path_segment(name: str) -> str:
     """A name as part of a path: a crafted one must not reach another object or a whole collection."""
     if name in {"", ".", ".."} or "/" in name or "%" in name:
         raise CommandError(f'invalid resource name "{name}"')

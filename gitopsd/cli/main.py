@@ -32,6 +32,7 @@ _VERBS: Final[dict[str, tuple[str, str, str]]] = {
     "resume": ("act", "resume_verbs", "Let suspended objects go on."),
     "stats": ("stats", "stats", "Count what runs, fails and is suspended."),
     "suspend": ("act", "suspend_verbs", "Hold objects back."),
+    "tree": ("tree", "tree", "Print what objects applied, as a tree."),
     "version": ("install", "version", "Print the versions of the CLI and of what is installed."),
 }
 
@@ -55,7 +56,6 @@ _MISSING: Final = frozenset(
         "push",
         "tag",
         "trace",
-        "tree",
         "trigger",
         "uninstall",
     }

@@ -7,8 +7,9 @@ its own error, so that `get all` can pass over it.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import AsyncGenerator, Mapping
+from contextlib import aclosing
+from typing import TYPE_CHECKING
 
 from gitopsd.cli.flags import CommandError
 from gitopsd.cli.kinds import Kind, name_of, namespace_of, text_at
@@ -17,11 +18,13 @@ from gitopsd.krm.objects import Obj
 if TYPE_CHECKING:
     from gitopsd.kube.client import KubeClient
     from gitopsd.kube.errors import NotFoundError
+    from gitopsd.kube.watch import Changed, Replaced
 
 FIELD_MANAGER = "flux"
 """Who owns what the CLI writes; the same name as flux, so that `managedFields` looks the same."""
 
 _CONFLICT_TRIES = 5
+_REFUSALS = frozenset({400, 401, 403, 404, 405})
 _SELECTOR_SYNTAX = re.compile(r"([\\,=])")
 _BACKSLASHED = r"\\\1"
 
@@ -90,28 +93,45 @@ async def merge_patch(client: KubeClient, kind: Kind, namespace: str, name: str,
     return await client.patch(path, body, kind=PatchType.MERGE, params={"fieldManager": FIELD_MANAGER})
 
 
+async def news(client: KubeClient, path: str, params: Mapping[str, str]) -> AsyncGenerator[Replaced | Changed, None]:
+    """All objects at `path`, then every change, without end; close the generator to end it.
+
+    A connection that was lost is made again, quietly; one that never came about, and a refusal, is raised.
+    """
+    from gitopsd.kube.errors import ApiError
+    from gitopsd.kube.watch import Changed, Failed, Replaced, list_and_watch
+
+    has_started = False
+    async with aclosing(list_and_watch(client, path, params=params)) as stream:
+        async for told in stream:
+            if isinstance(told, Failed):
+                is_refusal = isinstance(told.error, ApiError) and told.error.status in _REFUSALS
+                if is_refusal or not has_started:
+                    raise told.error
+            elif isinstance(told, Replaced | Changed):
+                has_started = True
+                yield told
+
+
 async def changes(
-    client: KubeClient, kind: Kind, namespace: str, params: Mapping[str, Any]
-) -> AsyncIterator[tuple[str, Obj]]:
-    """Every object that is there, then every change as (`ADDED`, `MODIFIED` or `DELETED`, object), without end.
+    client: KubeClient, kind: Kind, namespace: str, params: Mapping[str, str]
+) -> AsyncGenerator[Obj, None]:
+    """Every object that is there, then the object of every change (a deletion tells its last state), without end.
 
     After a lost connection only what differs is told again.
     """
     from gitopsd.kube.errors import NotFoundError
-    from gitopsd.kube.watch import Changed, Replaced, list_and_watch
+    from gitopsd.kube.watch import Replaced
 
     known: dict[tuple[str, str], str] = {}
     try:
-        async for told in list_and_watch(client, kind.path(namespace), params=dict(params)):
-            if isinstance(told, Replaced):
-                for obj in told.items:
+        async with aclosing(news(client, kind.path(namespace), params)) as stream:
+            async for told in stream:
+                for obj in told.items if isinstance(told, Replaced) else (told.obj,):
                     identity, version = (namespace_of(obj), name_of(obj)), _version(obj)
                     if known.get(identity) != version:
-                        yield ("MODIFIED" if identity in known else "ADDED"), obj
+                        yield obj
                     known[identity] = version
-            elif isinstance(told, Changed):
-                known[namespace_of(told.obj), name_of(told.obj)] = _version(told.obj)
-                yield told.type, told.obj
     except NotFoundError as error:
         raise _reraise(error, kind) from error
 
@@ -119,12 +139,13 @@ async def changes(
 _version = text_at("metadata", "resourceVersion")
 
 
-async def states(client: KubeClient, collection: str, name: str) -> AsyncIterator[Obj | None]:
+async def states(client: KubeClient, collection: str, name: str) -> AsyncGenerator[Obj | None, None]:
     """The object called `name` as it is now and after every change, without end; None while it is not there."""
-    from gitopsd.kube.watch import Changed, Replaced, list_and_watch
+    from gitopsd.kube.watch import Replaced
 
-    async for told in list_and_watch(client, collection, params={"fieldSelector": name_selector(name)}):
-        if isinstance(told, Replaced):
-            yield told.items[0] if told.items else None
-        elif isinstance(told, Changed):
-            yield None if told.type == "DELETED" else told.obj
+    async with aclosing(news(client, collection, {"fieldSelector": name_selector(name)})) as stream:
+        async for told in stream:
+            if isinstance(told, Replaced):
+                yield told.items[0] if told.items else None
+            else:
+                yield None if told.type == "DELETED" else told.obj

@@ -10,9 +10,9 @@ import json
 from typing import Any
 
 
-def as_json(value: Any, *, indent: str | int = 2) -> str:
-    """Indented JSON with sorted keys and a final newline."""
-    return json.dumps(value, indent=indent, sort_keys=True, ensure_ascii=False) + "\n"
+def as_json(value: Any, *, sort: bool = True) -> str:
+    """Indented JSON with a final newline."""
+    return json.dumps(value, indent=2, sort_keys=sort, ensure_ascii=False) + "\n"
 
 
 def as_yaml(value: Any) -> str:

@@ -18,7 +18,8 @@ from gitopsd.cli import console, kubeconfig
 from gitopsd.cli.flags import CommandError, GlobalFlags, is_dns_label
 
 if TYPE_CHECKING:
-    from gitopsd.kube.client import KubeClient
+    from gitopsd.kube.client import KubeClient, KubeSettings
+    from gitopsd.kube.credentials import Credentials
 
 DEADLINE = "context deadline exceeded"
 
@@ -58,29 +59,31 @@ def run(work: Work, *, limited: bool = True) -> None:
     `limited` ends it after `--timeout`; verbs that have more to say at that moment keep the time themselves.
     """
     flags = GlobalFlags.current()
-    status = asyncio.run(_run(work, flags, limited=limited))
+    # Files are read here, before there is an event loop that they could hold up.
+    settings, credentials = kubeconfig.settings_of(flags)
+    status = asyncio.run(_run(work, flags, settings, credentials, limited=limited))
     if status:
         raise click.exceptions.Exit(status)
 
 
-async def _run(work: Work, flags: GlobalFlags, *, limited: bool) -> int | None:
-    async with _connected(flags) as session:
+async def _run(
+    work: Work, flags: GlobalFlags, settings: KubeSettings, credentials: Credentials | None, *, limited: bool
+) -> int | None:
+    from gitopsd.kube.client import KubeClient
+
+    async with KubeClient.connect(settings, credentials) as client:
+        session = Session(client, flags, _namespace(client, flags))
         if not limited:
             return await work(session)
         async with session.deadline():
             return await work(session)
 
 
-@asynccontextmanager
-async def _connected(flags: GlobalFlags) -> AsyncIterator[Session]:
-    from gitopsd.kube.client import KubeClient
-
-    settings, credentials = kubeconfig.settings_of(flags)
-    async with KubeClient.connect(settings, credentials) as client:
-        if flags.follows_context:
-            namespace = client.namespace or "default"
-        else:
-            namespace = flags.namespace or flags.default_namespace(console.warning)
-        if not is_dns_label(namespace):
-            raise CommandError(f'namespace must be a valid DNS label: "{namespace}"')
-        yield Session(client, flags, namespace)
+def _namespace(client: KubeClient, flags: GlobalFlags) -> str:
+    if flags.follows_context:
+        namespace = client.namespace or "default"
+    else:
+        namespace = flags.namespace or flags.default_namespace(console.warning)
+    if not is_dns_label(namespace):
+        raise CommandError(f'namespace must be a valid DNS label: "{namespace}"')
+    return namespace
