@@ -12,7 +12,7 @@ import hashlib
 import re
 import subprocess
 import zlib
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -265,14 +265,16 @@ class GitServer(LoopbackServer):
         return self.repositories.get(path.strip("/").removesuffix(".git"))
 
 
-async def _after(head: bytes, body: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _after(head: bytes, body: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     if head:
         yield head
     async for chunk in body:
         yield chunk
 
 
-async def _run(repository: Repository, service: str, version: str, sent: bytes, *options: str) -> AsyncIterator[bytes]:
+async def _run(
+    repository: Repository, service: str, version: str, sent: bytes, *options: str
+) -> AsyncGenerator[bytes, None]:
     command = ["git", service.removeprefix("git-"), "--stateless-rpc", *options, str(repository.path)]
     more: dict[str, Any] = {"GIT_PROTOCOL": version} if version else {}
     process = await asyncio.create_subprocess_exec(

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import fnmatch
 import shutil
 import socket
 import struct
 import tempfile
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -64,7 +65,7 @@ class Answer:
 
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)
-    body: bytes | AsyncIterator[bytes] = b""
+    body: bytes | AsyncGenerator[bytes, None] = b""
     ending: Literal["", "fin", "rst", "half"] = ""
 
     async def read(self) -> bytes:
@@ -103,10 +104,18 @@ class Trouble:
     """A rule that is in force until it is removed, or used up after `times` requests."""
 
     server: LoopbackServer
-    pattern: str
+    pattern: str | Callable[[web.Request], bool]
     rule: Rule
     times: int | None
     used: int = 0
+
+    def meets(self, request: web.Request) -> bool:
+        """Whether this request is to be met by the rule."""
+        if self.used == self.times:
+            return False
+        if isinstance(self.pattern, str):
+            return fnmatch.fnmatch(request.path, self.pattern)
+        return self.pattern(request)
 
     def remove(self) -> None:
         """Let requests be answered as before."""
@@ -158,8 +167,8 @@ class LoopbackServer:
         """Base address over HTTPS for clients with a certificate of `authority`."""
         return f"https://127.0.0.1:{self._ports['mtls']}"
 
-    def behave(self, pattern: str, rule: Rule, *, times: int | None = None) -> Trouble:
-        """Answer requests whose path matches `pattern` by `rule`; the newest rule comes first."""
+    def behave(self, pattern: str | Callable[[web.Request], bool], rule: Rule, *, times: int | None = None) -> Trouble:
+        """Answer requests whose path matches `pattern` (or that it is true of) by `rule`; the newest comes first."""
         trouble = Trouble(self, pattern, rule, times)
         self.troubles.insert(0, trouble)
         return trouble
@@ -215,6 +224,9 @@ class LoopbackServer:
         """What the server says to a request that met no trouble and may come in."""
         raise NotImplementedError
 
+    def answered(self, request: web.Request, answer: Answer) -> None:
+        """Called with every answer that is about to be sent, troubled or not."""
+
     # -- in the thread
 
     async def _set_up(self) -> None:
@@ -269,10 +281,14 @@ class LoopbackServer:
             return await self._admit(request)
 
         for trouble in list(self.troubles):
-            if fnmatch.fnmatch(request.path, trouble.pattern) and trouble.used != trouble.times:
+            if trouble.meets(request):
                 trouble.used += 1
-                return await _send(request, await trouble.rule(request, ask))
-        return await _send(request, await ask())
+                answer = await trouble.rule(request, ask)
+                break
+        else:
+            answer = await ask()
+        self.answered(request, answer)
+        return await _send(request, answer)
 
     async def _admit(self, request: web.Request) -> Answer:
         for prefix, accepts in self._protected.items():
@@ -300,19 +316,21 @@ async def _send(request: web.Request, answer: Answer) -> web.StreamResponse:
     if request.method == "HEAD":
         await response.write_eof()
         return response
-    async for chunk in _chunks(answer.body):
-        await response.write(chunk)
+    async with contextlib.aclosing(_chunks(answer.body)) as chunks:
+        async for chunk in chunks:
+            await response.write(chunk)
     await _end(request, response, answer)
     return response
 
 
-async def _chunks(body: bytes | AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+async def _chunks(body: bytes | AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
     if isinstance(body, bytes):
         if body:
             yield body
         return
-    async for chunk in body:
-        yield chunk
+    async with contextlib.aclosing(body):  # what stands behind the body is let go with it
+        async for chunk in body:
+            yield chunk
 
 
 async def _end(request: web.Request, response: web.StreamResponse, answer: Answer) -> None:

@@ -13,6 +13,7 @@ import pytest
 from tests.servers import trouble
 from tests.servers.conftest import Git
 from tests.servers.git import GitServer, advertisement
+from tests.servers.loopback import Rule
 
 _KIND = "application/x-git-upload-pack-advertisement"
 
@@ -150,9 +151,7 @@ def test_redirects_are_followed_by_clients(git_server: GitServer, git: Git) -> N
         ("*/git-upload-pack", trouble.flipped(-60), "pack|inflate|corrupt|sideband|bad line"),
     ],
 )  # fmt: skip
-def test_git_notices_each_trouble(
-    git_server: GitServer, git: Git, pattern: str, rule: trouble.Rule, words: str
-) -> None:
+def test_git_notices_each_trouble(git_server: GitServer, git: Git, pattern: str, rule: Rule, words: str) -> None:
     git_server.repository("app").commit({f"file-{number}": str(number) * 100 for number in range(50)})
     with git_server.behave(pattern, rule):
         done = git("clone", "-q", f"{git_server.url}/app.git", "w", GIT_PROTOCOL="", GIT_TRACE="0")

@@ -8,13 +8,19 @@ from __future__ import annotations
 import asyncio
 import gzip
 import zlib
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
 
 from aiohttp import web
 
 from tests.servers.loopback import Answer, Ask, Rule, break_connection
 
 LOGIN_PAGE = b"<!DOCTYPE html><html><body><h1>Please sign in</h1><form><input name=password></form></body></html>\n"
+
+
+def without(headers: Mapping[str, str], *names: str) -> dict[str, str]:
+    """The headers but those called so, in whatever case."""
+    dropped = {name.lower() for name in names}
+    return {name: value for name, value in headers.items() if name.lower() not in dropped}
 
 
 def say(
@@ -84,7 +90,7 @@ def drip(pause: float, size: int = 1) -> Rule:
         answer = await ask()
         content = await answer.read()
 
-        async def drops() -> AsyncIterator[bytes]:
+        async def drops() -> AsyncGenerator[bytes, None]:
             for start in range(0, len(content), size):
                 yield content[start : start + size]
                 await asyncio.sleep(pause)
@@ -110,7 +116,8 @@ def altered(change: Callable[[bytes], bytes]) -> Rule:
 
     async def rule(request: web.Request, ask: Ask) -> Answer:
         answer = await ask()
-        return Answer(answer.status, answer.headers, change(await answer.read()))
+        content = change(await answer.read())
+        return Answer(answer.status, without(answer.headers, "Content-Length"), content)
 
     return rule
 
@@ -165,7 +172,8 @@ def compressed() -> Rule:
 
     async def rule(request: web.Request, ask: Ask) -> Answer:
         answer = await ask()
-        return Answer(answer.status, {**answer.headers, "Content-Encoding": "gzip"}, gzip.compress(await answer.read()))
+        headers = {**without(answer.headers, "Content-Length"), "Content-Encoding": "gzip"}
+        return Answer(answer.status, headers, gzip.compress(await answer.read()))
 
     return rule
 
@@ -174,7 +182,7 @@ def endless(chunk: bytes = b"\x00" * 65536, content_type: str = "application/oct
     """Bytes for ever, as fast as the client takes them."""
 
     async def rule(request: web.Request, ask: Ask) -> Answer:
-        async def flood() -> AsyncIterator[bytes]:
+        async def flood() -> AsyncGenerator[bytes, None]:
             while True:
                 yield chunk
 
