@@ -1,0 +1,48 @@
+"""`make rows`: which rows of the hostile-input table have a test, and which have none.
+
+A test that proves a row carries its number in its name (`test_A07_…`, or `test_..._A07`). The table's row numbers are
+kept in `tests/rows.txt`, one a line, with their titles; the script prints both lists and never fails.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+_NUMBER = re.compile(r"(?:def |func )(?:test_|Test_?)(\w*)")
+_ROW = re.compile(r"(?<![A-Za-z0-9])([A-T][0-9]{2})(?![0-9])")
+
+
+def rows() -> dict[str, str]:
+    """Every row's number and title."""
+    lines = (ROOT / "tests" / "rows.txt").read_text().splitlines()
+    return dict(line.split("\t", 1) for line in lines if line)
+
+
+def tested() -> dict[str, list[str]]:
+    """Row numbers and the files whose tests name them."""
+    found: dict[str, list[str]] = {}
+    for path in sorted([*(ROOT / "tests").rglob("test_*.py"), *(ROOT / "engine").glob("*_test.go")]):
+        for name in _NUMBER.findall(path.read_text()):
+            for number in _ROW.findall(name.replace("_", " ")):
+                files = found.setdefault(number, [])
+                if path.name not in files:
+                    files.append(path.name)
+    return found
+
+
+def main() -> None:
+    """Print the rows with a test, then those without."""
+    known, found = rows(), tested()
+    for number, title in known.items():
+        if number in found:
+            print(f"{number}  {', '.join(found[number])}: {title}")
+    missing = [number for number in known if number not in found]
+    print(f"\n{len(known) - len(missing)} of {len(known)} rows have a test. Without one:")
+    for number in missing:
+        print(f"{number}  {known[number]}")
+
+
+if __name__ == "__main__":
+    main()
