@@ -42,8 +42,8 @@ class RemoteError(GitopsdError):
         self.rule = rule
 
 
-class MissingObjectError(RemoteError):
-    """The server does not give out an object that was asked for by its hash."""
+class AskedInVainError(RemoteError):
+    """The server understood a request for objects and refused it, most often because it does not give them out."""
 
 
 def printable(text: str | bytes, limit: int = LONGEST_QUOTE) -> str:

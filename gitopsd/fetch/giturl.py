@@ -85,7 +85,7 @@ def parse(text: str) -> GitURL:
     Raises FetchError `URLInvalid`, which stalls: `failed to parse url '<url>': <why>`.
     """
     try:
-        return _parse(text)
+        return read(text)
     except ValueError as error:
         # An address that cannot be taken apart may hide a password anywhere before its last @.
         shown = re.sub(r"(://).*@", r"\1***@", printable(text, _LONGEST))
@@ -100,7 +100,7 @@ def relative(base: GitURL, reference: str) -> GitURL:
     path that climbs above the host (spec/hostile-inputs.md A36).
     """
     if not reference.startswith(("./", "../")):
-        return _parse(reference)
+        return read(reference)
     parts = base.path.rstrip("/").split("/")[1:]
     for part in reference.split("/"):
         if part == "..":
@@ -110,7 +110,7 @@ def relative(base: GitURL, reference: str) -> GitURL:
         elif part not in {"", "."}:
             parts.append(part)
     moved = replace(base, path="/" + "/".join(parts), username="", password="", query="")
-    checked = _parse(moved.bare)
+    checked = read(moved.bare)
     return replace(checked, username=base.username) if base.scheme == "ssh" else checked
 
 
@@ -133,7 +133,8 @@ def _shown_userinfo(url: GitURL) -> str:
     return f"{quote(url.username)}@" if url.scheme == "ssh" else "***@"
 
 
-def _parse(text: str) -> GitURL:
+def read(text: str) -> GitURL:
+    """Take an address apart; raises ValueError saying why it cannot be one, without hiding what it quotes."""
     if len(text) > _LONGEST:
         raise ValueError(f"it is longer than {_LONGEST} characters")
     if any(character.isspace() or ord(character) < 0x20 or ord(character) == 0x7F for character in text):

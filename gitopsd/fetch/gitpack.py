@@ -1,0 +1,309 @@
+"""A pack as it came from a stranger: every object checked against its own hash before anybody sees it.
+
+Theory of operation. `Pack` walks the bytes once: it inflates each object within the bound that its header declares, and
+notes where it is. Then it resolves the deltas from their bases outwards, so that a cycle or a missing base is what is
+left over. An object is filed under the hash of the content that was really there: nothing can be asked for under a
+wrong name. Contents are kept in a cache of bounded size, and made again when they fell out of it.
+
+Knows packs, zlib and deltas; refuses to know the network and what commits and trees mean. Blocking: belongs into a
+thread, where `Stop` ends it early.
+Invariants: no allocation follows a number that the pack merely claims; no recursion.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import mmap
+import zlib
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import NamedTuple
+
+from dulwich.errors import ApplyDeltaError  # noqa: TID251 - one of the modules behind fetch.git
+from dulwich.pack import apply_delta  # noqa: TID251
+
+from gitopsd.fetch.errors import RemoteError
+from gitopsd.fetch.gitspool import HEADER_SIZE, PackLimits, Stop, read_header
+
+COMMIT, TREE, BLOB, TAG = 1, 2, 3, 4
+KINDS = {COMMIT: "commit", TREE: "tree", BLOB: "blob", TAG: "tag"}
+_OFFSET_DELTA, _HASH_DELTA = 6, 7
+_HASH_SIZE = 20
+_HEADERS = {kind: name.encode() + b" " for kind, name in KINDS.items()}
+_PIECE = 1 << 20
+
+
+class _Entry(NamedTuple):
+    """Where an object is in the pack. `base` is the offset of a delta's base, 0 for a whole object."""
+
+    kind: int
+    start: int
+    size: int
+    base: int
+    depth: int
+
+
+class Pack:
+    """The objects of one pack, by hash. Reads everything when made: blocking. Raises RemoteError for any flaw.
+
+    A delta against an object outside the pack is a flaw: we asked for a pack that stands alone.
+    """
+
+    def __init__(self, data: bytes | mmap.mmap, limits: PackLimits, stop: Stop) -> None:
+        self._data = data
+        self._limits = limits
+        self._stop = stop
+        self._inflated = 0
+        self._entries: dict[int, _Entry] = {}
+        self._offsets: dict[bytes, int] = {}
+        self._cache: OrderedDict[int, bytes] = OrderedDict()
+        self._cached = 0
+        # Offsets of deltas, by the offset or the hash of their base.
+        self._waiting: dict[int | bytes, list[int]] = {}
+        # Objects that came twice: the second offset, and the hash.
+        self._twins: dict[int, bytes] = {}
+        self._largest_kept = limits.cached_bytes // 4
+        self._read()
+
+    def __len__(self) -> int:
+        return len(self._offsets)
+
+    def __contains__(self, wanted: str) -> bool:
+        return bytes.fromhex(wanted) in self._offsets
+
+    def get(self, wanted: bytes) -> tuple[int, bytes]:
+        """Kind and content of the object with this hash (20 bytes). Raises RemoteError when it did not come."""
+        offset = self._offsets.get(wanted)
+        if offset is None:
+            raise RemoteError(f"object {wanted.hex()} is not in the pack", rule="missing-object")
+        return self._entries[offset].kind, self._content(offset)
+
+    def size(self, wanted: bytes) -> int | None:
+        """The size of a whole object without inflating it; None for one that is a delta or is not there."""
+        offset = self._offsets.get(wanted)
+        if offset is None or self._entries[offset].base:
+            return None
+        return self._entries[offset].size
+
+    def _read(self) -> None:
+        count = read_header(self._data, self._limits)
+        self._check_trailer()
+        offset = HEADER_SIZE
+        try:
+            for _ in range(count):
+                offset = self._read_entry(offset)
+        except IndexError:
+            raise RemoteError("the pack ends within an object", rule="pack") from None
+        if offset != len(self._data) - _HASH_SIZE:
+            raise RemoteError("the pack holds more than the objects it announces", rule="pack")
+        self._resolve()
+
+    def _check_trailer(self) -> None:
+        hashed = hashlib.sha1(usedforsecurity=False)
+        end = len(self._data) - _HASH_SIZE
+        with memoryview(self._data) as view:
+            for start in range(0, max(end, 0), 1 << 20):
+                self._stop.check()
+                with view[start : min(start + (1 << 20), end)] as part:
+                    hashed.update(part)
+        if end < HEADER_SIZE or hashed.digest() != self._data[end:]:
+            raise RemoteError("the pack does not match its checksum", rule="pack-checksum")
+
+    def _read_entry(self, offset: int) -> int:
+        """Read the object at `offset`; returns where the next one begins."""
+        kind, size, start = self._object_header(offset)
+        if size > self._limits.object_bytes:
+            raise RemoteError(f"an object is larger than {self._limits.object_bytes} bytes", rule="object-size")
+        base: int | bytes = 0
+        if kind == _OFFSET_DELTA:
+            distance, start = self._distance(start)
+            base = offset - distance
+            if distance <= 0 or base not in self._entries:
+                raise RemoteError("a delta names no object before it", rule="delta")
+        elif kind == _HASH_DELTA:
+            base = self._data[start : start + _HASH_SIZE]
+            start += _HASH_SIZE
+        elif kind not in KINDS:
+            raise RemoteError(f"an object has the unknown type {kind}", rule="object-type")
+        self._entries[offset] = _Entry(kind, start, size, 0, 0)
+        if kind in KINDS:
+            return self._read_whole(offset, kind, start, size)
+        self._waiting.setdefault(base, []).append(offset)
+        return self._inflate(start, size, lambda piece: None)
+
+    def _read_whole(self, offset: int, kind: int, start: int, size: int) -> int:
+        hashed = _hash_of(kind, size)
+        if size > self._largest_kept:
+            end = self._inflate(start, size, hashed.update)
+            self._file(offset, hashed.digest(), None)
+            return end
+        content, end = self._inflated_bytes(start, size)
+        hashed.update(content)
+        self._file(offset, hashed.digest(), content)
+        return end
+
+    def _object_header(self, offset: int) -> tuple[int, int, int]:
+        byte = self._data[offset]
+        kind, size, shift = (byte >> 4) & 7, byte & 15, 4
+        while byte & 0x80:
+            if shift > 60:
+                raise RemoteError("an object's size is out of range", rule="object-size")
+            offset += 1
+            byte = self._data[offset]
+            size |= (byte & 0x7F) << shift
+            shift += 7
+        return kind, size, offset + 1
+
+    def _distance(self, start: int) -> tuple[int, int]:
+        byte = self._data[start]
+        distance = byte & 0x7F
+        read = 1
+        while byte & 0x80:
+            if read > 8:
+                raise RemoteError("a delta's offset is out of range", rule="delta")
+            byte = self._data[start + read]
+            distance = ((distance + 1) << 7) | (byte & 0x7F)
+            read += 1
+        return distance, start + read
+
+    def _inflated_bytes(self, start: int, size: int) -> tuple[bytes, int]:
+        """The content at `start` and where it ends in the pack."""
+        if size > _PIECE:
+            whole = io.BytesIO()  # gives its buffer away without a copy
+            end = self._inflate(start, size, whole.write)
+            return whole.getvalue(), end
+        parts: list[bytes] = []
+        end = self._inflate(start, size, parts.append)
+        return parts[0] if len(parts) == 1 else b"".join(parts), end
+
+    def _inflate(self, start: int, size: int, take: Callable[[bytes], object]) -> int:
+        """Give the content at `start`, which must be exactly `size` long, to `take`; returns where it ends."""
+        self._count(size)
+        inflater = zlib.decompressobj()
+        end = len(self._data) - _HASH_SIZE
+        # Enough for what does not compress; a window keeps zlib from copying the rest of the pack each time.
+        window = min(size + (size >> 9) + 64, _PIECE)
+        left = size + 1
+        try:
+            while not inflater.eof:
+                self._stop.check()
+                piece = self._data[start : min(start + window, end)]
+                if not piece:
+                    raise RemoteError("the pack ends within an object", rule="pack")
+                part = inflater.decompress(piece, min(left, _PIECE))
+                start += len(piece) - len(inflater.unused_data) - len(inflater.unconsumed_tail)
+                left -= len(part)
+                if not left:
+                    raise RemoteError("an object is larger than it declares", rule="object-size")
+                take(part)
+        except zlib.error:
+            raise RemoteError("an object cannot be inflated", rule="zlib") from None
+        if left != 1:
+            raise RemoteError("an object is smaller than it declares", rule="object-size")
+        return start
+
+    def _count(self, size: int) -> None:
+        self._inflated += size
+        if self._inflated > self._limits.inflated_bytes:
+            raise RemoteError(f"the pack inflates to more than {self._limits.inflated_bytes} bytes", rule="pack-bomb")
+
+    def _resolve(self) -> None:
+        """Resolve the deltas of every whole object; the ones found that way are bases in their turn."""
+        if not self._waiting:
+            return
+        names = {offset: found for found, offset in self._offsets.items()} | self._twins
+        work = list(names)
+        while work:
+            offset = work.pop()
+            for key in (offset, names[offset]):
+                for delta in self._waiting.pop(key, ()):
+                    names[delta] = self._resolve_one(delta, offset)
+                    work.append(delta)
+        if self._waiting:
+            missing = sum(map(len, self._waiting.values()))
+            raise RemoteError(f"{missing} deltas have no base in the pack", rule="delta")
+
+    def _resolve_one(self, offset: int, base_offset: int) -> bytes:
+        base = self._entries[base_offset]
+        if base.depth >= self._limits.chain:
+            raise RemoteError(f"a chain of deltas is longer than {self._limits.chain}", rule="delta-chain")
+        entry = self._entries[offset]
+        self._entries[offset] = _Entry(base.kind, entry.start, entry.size, base_offset, base.depth + 1)
+        content = self._patched(self._content(base_offset), entry)
+        hashed = _hash_of(base.kind, len(content))
+        hashed.update(content)
+        found = hashed.digest()
+        self._file(offset, found, content)
+        return found
+
+    def _patched(self, base: bytes, entry: _Entry) -> bytes:
+        delta, _ = self._inflated_bytes(entry.start, entry.size)
+        base_size, at = _delta_size(delta, 0)
+        result_size, _ = _delta_size(delta, at)
+        if base_size != len(base):
+            raise RemoteError("a delta was made for another base", rule="delta")
+        if result_size > self._limits.object_bytes:
+            raise RemoteError(f"an object is larger than {self._limits.object_bytes} bytes", rule="object-size")
+        self._count(result_size)
+        try:
+            result = b"".join(apply_delta(base, delta))
+        except (ApplyDeltaError, ValueError, IndexError, OverflowError):
+            raise RemoteError("a delta cannot be applied", rule="delta") from None
+        if len(result) != result_size:
+            raise RemoteError("a delta does not make what it declares", rule="delta")
+        return result
+
+    def _file(self, offset: int, found: bytes, content: bytes | None) -> None:
+        """File the object at `offset` under its hash; `content` is kept while there is room."""
+        known = self._offsets.setdefault(found, offset)
+        if content is not None:
+            self._keep(offset, content)
+        if known == offset:
+            return
+        self._twins[offset] = found
+        if self._entries[known].kind != self._entries[offset].kind or self._content(known) != self._content(offset):
+            raise RemoteError(f"two different objects have the hash {found.hex()}", rule="hash-collision")
+
+    def _keep(self, offset: int, content: bytes) -> None:
+        if len(content) > self._largest_kept:
+            return
+        self._cached += len(content) - len(self._cache.pop(offset, b""))
+        self._cache[offset] = content
+        while self._cached > self._limits.cached_bytes:
+            _, dropped = self._cache.popitem(last=False)
+            self._cached -= len(dropped)
+
+    def _content(self, offset: int) -> bytes:
+        """The content of a resolved object, from the cache or made again along its chain."""
+        chain: list[int] = []
+        content = self._cache.get(offset)
+        while content is None:
+            entry = self._entries[offset]
+            if not entry.base:
+                content, _ = self._inflated_bytes(entry.start, entry.size)
+                self._keep(offset, content)
+                break
+            chain.append(offset)
+            offset = entry.base
+            content = self._cache.get(offset)
+        for delta in reversed(chain):
+            content = self._patched(content, self._entries[delta])
+            self._keep(delta, content)
+        return content
+
+
+def _hash_of(kind: int, size: int) -> hashlib._Hash:
+    return hashlib.sha1(b"%s%d\0" % (_HEADERS[kind], size), usedforsecurity=False)
+
+
+def _delta_size(delta: bytes, at: int) -> tuple[int, int]:
+    size = shift = 0
+    while at < len(delta) and shift <= 63:
+        byte = delta[at]
+        at += 1
+        size |= (byte & 0x7F) << shift
+        shift += 7
+        if not byte & 0x80:
+            return size, at
+    raise RemoteError("a delta's size is out of range", rule="delta")

@@ -1,0 +1,257 @@
+"""One repository at the other end of a conversation: its references and its packs, whatever carries them.
+
+Theory of operation. Over HTTP, version 2 of the protocol needs no greeting once it is known what the server can do:
+`Servers` remembers that for a while, so that looking for changes is a single request. A server that no longer answers
+to it is greeted again. Packs are read in a thread, which ends when its caller is cancelled or the time is up.
+
+Knows which transport a URL needs and when to ask again; refuses to know what is wanted and why.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections import OrderedDict
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TypeVar
+
+from gitopsd.fetch.auth import GitAuth
+from gitopsd.fetch.errors import AskedInVainError, RemoteError
+from gitopsd.fetch.githttp import HttpClient, HttpRules
+from gitopsd.fetch.gitpack import Pack
+from gitopsd.fetch.gitref import UnresolvedError
+from gitopsd.fetch.gitspool import PackBuffer, PackLimits, Stop
+from gitopsd.fetch.gitssh import SshClient, SshRules
+from gitopsd.fetch.gittree import TreeBounds
+from gitopsd.fetch.giturl import GitURL
+from gitopsd.fetch.gitwire import (
+    Advertisement,
+    Channel,
+    PackRequest,
+    Ref,
+    WireLimits,
+    fetch_pack,
+    list_refs,
+    read_advertisement,
+)
+from gitopsd.tasks import offload
+
+T = TypeVar("T")
+
+_KEPT_SERVERS = 4096
+_TRUSTED_FOR = 900.0
+# A filter of partial clones: commits without any tree.
+COMMITS_ONLY = "tree:0"
+
+
+@dataclass(frozen=True)
+class GitLimits:
+    """All bounds of this package, and where packs wait that are too large for memory."""
+
+    wire: WireLimits = field(default_factory=WireLimits)
+    pack: PackLimits = field(default_factory=PackLimits)
+    tree: TreeBounds = field(default_factory=TreeBounds)
+    spool: Path | None = None
+
+
+class Servers:
+    """What servers of HTTP repositories said of themselves, for a quarter of an hour."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._known: OrderedDict[tuple[GitURL, GitAuth], tuple[float, Advertisement]] = OrderedDict()
+
+    def get(self, url: GitURL, auth: GitAuth) -> Advertisement | None:
+        """What is still believed of a server."""
+        since, server = self._known.get((url, auth), (0.0, None))
+        if server is not None and self._clock() - since > _TRUSTED_FOR:
+            del self._known[url, auth]
+            return None
+        return server
+
+    def remember(self, url: GitURL, auth: GitAuth, server: Advertisement) -> None:
+        """Believe `server` from now on."""
+        self._known[url, auth] = (self._clock(), server)
+        self._known.move_to_end((url, auth))
+        while len(self._known) > _KEPT_SERVERS:
+            self._known.popitem(last=False)
+
+    def forget(self, url: GitURL, auth: GitAuth) -> None:
+        """Ask again next time."""
+        self._known.pop((url, auth), None)
+
+
+class Transports:
+    """The clients behind every conversation."""
+
+    def __init__(self, http: HttpRules, ssh: SshRules, limits: GitLimits) -> None:
+        self._http = HttpClient(http)
+        self._ssh = SshClient(ssh)
+        self._servers = Servers()
+        self._limits = limits
+
+    async def aclose(self) -> None:
+        """Close every kept connection."""
+        await self._http.aclose()
+
+    @asynccontextmanager
+    async def remote(
+        self, url: GitURL, auth: GitAuth, deadline: float, packs: ExitStack, *, is_foreign: bool = False
+    ) -> AsyncIterator[Remote]:
+        """Talk to one repository until `deadline` (a `time.monotonic()`). Its packs live as long as `packs`.
+
+        `is_foreign` says that not the operator but a repository named the address.
+        """
+        async with AsyncExitStack() as channels:
+            known: _Known | None = None
+            if url.scheme != "ssh":
+                known = _Known(self._servers, url, auth)
+
+            async def connect() -> Channel:
+                if url.scheme == "ssh":
+                    return await channels.enter_async_context(self._ssh.channel(url, auth))
+                return await channels.enter_async_context(self._http.channel(url, auth, is_foreign=is_foreign))
+
+            remote = Remote(connect, known, self._limits, Stop(deadline), packs)
+            try:
+                yield remote
+            finally:
+                remote.stop.cancel()
+
+
+@dataclass(frozen=True)
+class _Known:
+    """The memory of one server over HTTP."""
+
+    servers: Servers
+    url: GitURL
+    auth: GitAuth
+
+    def get(self) -> Advertisement | None:
+        return self.servers.get(self.url, self.auth)
+
+    def remember(self, server: Advertisement, channel: Channel) -> None:
+        # Of a redirect nothing is remembered: it may lead elsewhere next time.
+        if server.version == 2 and not channel.was_redirected:
+            self.servers.remember(self.url, self.auth, server)
+
+    def forget(self) -> None:
+        self.servers.forget(self.url, self.auth)
+
+
+class Remote:
+    """A repository that can be asked. `stop` is when to end, for what works on its packs in threads."""
+
+    def __init__(
+        self,
+        connect: Callable[[], Awaitable[Channel]],
+        known: _Known | None,
+        limits: GitLimits,
+        stop: Stop,
+        packs: ExitStack,
+    ) -> None:
+        self._connect = connect
+        self._known = known
+        self._limits = limits
+        self._packs = packs
+        self._channel: Channel | None = None
+        self._server: Advertisement | None = None
+        self._is_greeted = False
+        self.stop = stop
+
+    async def refs(self, prefixes: Sequence[str]) -> Mapping[str, Ref]:
+        """The references whose names begin like one of `prefixes`."""
+        return await self._ask(lambda channel, server: list_refs(channel, server, prefixes, self._limits.wire))
+
+    async def is_empty(self) -> bool:
+        """Whether there is no reference at all."""
+        server = await self._believed()
+        if server.refs is not None:
+            return not server.refs
+        try:
+            return not await list_refs(await self._open(), server, ["refs/"], WireLimits(references=1))
+        except RemoteError as error:
+            if error.rule == "references":
+                return False
+            raise
+
+    async def fetch(self, request: PackRequest) -> Pack:
+        """Fetch a pack and check all of it. Raises AskedInVainError when the server refuses what is wanted."""
+        buffer = PackBuffer(self._limits.pack, self._limits.spool)
+        self._packs.callback(buffer.close)
+        await self._ask(lambda channel, server: fetch_pack(channel, server, request, buffer, self._limits.wire))
+        return await self.in_thread(lambda stop: Pack(buffer.content(), self._limits.pack, stop))
+
+    async def commit(self, wanted: str) -> Pack:
+        """Fetch one commit by its hash; where the server refuses that, from the history of its branches.
+
+        Raises UnresolvedError when no branch has it.
+        """
+        try:
+            return await self.fetch(PackRequest((wanted,)))
+        except AskedInVainError:
+            # Servers may hang up after a refusal.
+            await self.renew()
+        tips = tuple({ref.hash for ref in (await self.refs(["refs/heads/"])).values()})
+        missing = UnresolvedError(f"unable to resolve commit object for '{wanted}': object not found")
+        if not tips:
+            raise missing
+        if await self.can_filter():
+            commits = await self.fetch(PackRequest(tips, depth=0, filter=COMMITS_ONLY))
+            if wanted not in commits:
+                raise missing
+        pack = await self.fetch(PackRequest(tips, depth=0))
+        if wanted not in pack:
+            raise missing
+        return pack
+
+    async def can_filter(self) -> bool:
+        """Whether the server leaves out of a pack what a filter names."""
+        return (await self._believed()).offers("fetch", "filter")
+
+    async def renew(self) -> None:
+        """Begin a new conversation."""
+        self._channel = None
+        self._server = None
+        self._is_greeted = False
+
+    async def in_thread(self, work: Callable[[Stop], T]) -> T:
+        """Run blocking work that watches `stop`; it ends soon after its caller is cancelled."""
+        try:
+            return await offload(work, self.stop)
+        except asyncio.CancelledError:
+            self.stop.cancel()
+            raise
+
+    async def _ask(self, question: Callable[[Channel, Advertisement], Awaitable[T]]) -> T:
+        server = await self._believed()
+        try:
+            return await question(await self._open(), server)
+        except RemoteError as error:
+            # Unless we only believed to know the server, and it did not understand us.
+            if self._is_greeted or error.rule or isinstance(error, AskedInVainError):
+                raise
+        return await question(await self._open(), await self._greeted())
+
+    async def _open(self) -> Channel:
+        if self._channel is None:
+            self._channel = await self._connect()
+        return self._channel
+
+    async def _believed(self) -> Advertisement:
+        """What the server can do: as it said in this conversation, or not long ago."""
+        if self._server is None and self._known is not None:
+            self._server = self._known.get()
+        return self._server or await self._greeted()
+
+    async def _greeted(self) -> Advertisement:
+        channel = await self._open()
+        packets = await channel.hello()
+        self._server = await read_advertisement(packets, self._limits.wire, over_http=self._known is not None)
+        self._is_greeted = True
+        if self._known is not None:
+            self._known.remember(self._server, channel)
+        return self._server
