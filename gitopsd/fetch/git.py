@@ -60,7 +60,7 @@ class GitRequest:
 
 @dataclass(frozen=True)
 class Fetched:
-    """A commit and its files. The raw objects are for verification; `tag_object` is empty unless a tag was annotated."""
+    """A commit and its files. The raw objects are for verification; `tag_object` is empty without an annotated tag."""
 
     revision: str
     commit: str

@@ -60,7 +60,7 @@ class Submodules:
 
     async def add(self, remote: Remote, checkout: Checkout, sparse: Sparse, pack: Pack, commit: Commit) -> None:
         """Add the files of all submodules, and of theirs, to `checkout`. Raises RemoteError."""
-        ancestry = ((self._url.bare, commit.hash),)
+        ancestry: tuple[tuple[str, str], ...] = ((self._url.bare, commit.hash),)
         levels = [_Level("", self._url, pack, commit, _drained(checkout), ancestry)]
         while levels:
             level = levels.pop()
