@@ -40,13 +40,13 @@ class Known(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One object of a change set. `live` is the server's object where it is known, metadata at least."""
+    """One object of a change set. `live` is the server's whole object where the apply has seen it."""
 
     key: ObjectKey
     version: str
     action: Action
     live: Obj | None = field(default=None, compare=False, repr=False)
-    digest: str = field(default="", compare=False)
+    known: Known | None = field(default=None, compare=False)
 
     @property
     def subject(self) -> str:
@@ -66,7 +66,7 @@ class Entry:
     @property
     def uid(self) -> str:
         """The live object's uid, empty when it is not known."""
-        return str(get_in(self.live, "metadata", "uid", default=""))
+        return self.known.uid if self.known else str(get_in(self.live, "metadata", "uid", default=""))
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,12 +111,7 @@ class ChangeSet:
 
     def known(self) -> Mapping[ObjectKey, Known]:
         """What the next apply may take for granted of the objects that were written or found as wanted."""
-        known: dict[ObjectKey, Known] = {}
-        for entry in self.entries:
-            version = get_in(entry.live, "metadata", "resourceVersion", default="")
-            if entry.digest and entry.uid and version and entry.action != Action.SKIPPED:
-                known[entry.key] = Known(entry.digest, entry.uid, str(version))
-        return known
+        return {entry.key: entry.known for entry in self.entries if entry.known is not None}
 
 
 class ApplyError(GitopsdError):

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 from gitopsd.apply.changes import Action, ApplyError, ChangeSet, Entry, Known
 from gitopsd.apply.inventory import InventoryEntry
-from gitopsd.krm.objects import Obj, ObjectKey
+from gitopsd.krm.objects import ObjectKey
 
 
 def key(name: str, kind: str = "ConfigMap", namespace: str = "ns") -> ObjectKey:
     return ObjectKey("", kind, namespace, name)
 
 
-def live(uid: str = "u", version: str = "7") -> Obj:
-    return {"metadata": {"uid": uid, "resourceVersion": version}}
-
-
 CHANGES = ChangeSet(
     (
-        Entry(key("a"), "v1", Action.CREATED, live("u1"), "d1"),
-        Entry(key("b"), "v1", Action.CONFIGURED, live("u2"), "d2"),
-        Entry(key("c"), "v1", Action.UNCHANGED, live("u3"), "d3"),
-        Entry(key("d"), "v1", Action.SKIPPED, live("u4"), "d4"),
+        Entry(key("a"), "v1", Action.CREATED, None, Known("d1", "u1", "7")),
+        Entry(key("b"), "v1", Action.CONFIGURED, None, Known("d2", "u2", "7")),
+        Entry(key("c"), "v1", Action.UNCHANGED, None, Known("d3", "u3", "7")),
+        Entry(key("d"), "v1", Action.SKIPPED, {"metadata": {"uid": "u4"}}),
     )
 )
 
@@ -49,6 +45,7 @@ def test_an_object_stands_in_the_inventory_once() -> None:
 def test_only_settled_objects_are_known() -> None:
     assert CHANGES.known()[key("a")] == Known("d1", "u1", "7")
     assert key("d") not in CHANGES.known()
+    assert [entry.uid for entry in CHANGES] == ["u1", "u2", "u3", "u4"]
 
 
 def test_an_apply_error_ends_with_a_newline_and_the_changes_so_far() -> None:
