@@ -18,6 +18,7 @@ import base64
 import binascii
 import importlib
 import ipaddress
+import logging
 import os
 import ssl
 import tempfile
@@ -186,7 +187,7 @@ class Kubeconfig:
         if any(chosen.user.get(key) for key in _PLUGIN_KEYS):
             if not self._trust.plugins:
                 raise CredentialsError("credential plugins (exec, auth-provider) are not allowed in this kubeconfig")
-            return await _ask_plugin(chosen, self._clock)
+            return await offload(_ask_plugin, chosen, self._clock)
         return await offload(_static_user, chosen, self._trust, self._clock)
 
     def _build(self, chosen: _Chosen, user: _User) -> Access:
@@ -325,12 +326,11 @@ def _static_user(chosen: _Chosen, trust: Trust, clock: Callable[[], float]) -> _
     elif user.get("username") is not None and user.get("password") is not None:
         pair = f"{user['username']}:{user['password']}".encode()
         headers = (("Authorization", f"Basic {base64.b64encode(pair).decode()}"),)
-    return _User(
-        headers=headers,
-        certificate=_material(user, "client-certificate", folder, trust),
-        key=_material(user, "client-key", folder, trust),
-        stale_at=stale_at,
-    )
+    certificate = _material(user, "client-certificate", folder, trust)
+    key = _material(user, "client-key", folder, trust)
+    if (certificate is None) != (key is None):
+        raise CredentialsError("a client certificate and its key need each other")
+    return _User(headers, certificate, key, stale_at)
 
 
 def _impersonation(user: Obj) -> tuple[tuple[str, str], ...]:
@@ -344,44 +344,57 @@ def _impersonation(user: Obj) -> tuple[tuple[str, str], ...]:
     return pairs
 
 
-async def _ask_plugin(chosen: _Chosen, clock: Callable[[], float]) -> _User:
-    """Run the user's credential plugin through kubernetes_asyncio."""
-    # Imported by name and in a thread: the type checker need not follow its thousand modules, nor the loop wait.
-    loaders = await offload(importlib.import_module, "kubernetes_asyncio.config.kube_config")
-    loader = loaders.KubeConfigLoader(
-        {
-            "current-context": "chosen",
-            "contexts": [{"name": "chosen", "context": {"cluster": "chosen", "user": "chosen"}}],
-            # Not the real cluster and user: it would write their CA and keys into temporary files.
-            "clusters": [{"name": "chosen", "cluster": {"name": "chosen"}}],
-            "users": [{"name": "chosen", "user": {k: chosen.user[k] for k in _PLUGIN_KEYS if k in chosen.user}}],
-        },
-        config_base_path=str(chosen.user_folder or ""),
+def _ask_plugin(chosen: _Chosen, clock: Callable[[], float]) -> _User:
+    """Run the user's credential plugin through kubernetes_asyncio, which blocks here and there: in a thread."""
+    loaders = importlib.import_module("kubernetes_asyncio.config.kube_config")
+    logging.getLogger(loaders.__name__).disabled = True  # it repeats what plugins write, which may be anything
+    work = (
+        _run_program(loaders, chosen.user["exec"]) if chosen.user.get("exec") else _ask_provider(loaders, chosen.user)
     )
-    configuration = loaders.Configuration()
     try:
-        async with asyncio.timeout(_PLUGIN_TIMEOUT):
-            await loader.load_and_set(configuration)
+        status = asyncio.run(asyncio.wait_for(work, _PLUGIN_TIMEOUT))
+        return _user_of_plugin(status, clock)
     except TimeoutError as error:
         raise CredentialsError(f"the credential plugin did not answer within {_PLUGIN_TIMEOUT:g}s") from error
-    except (loaders.ConfigException, OSError, ValueError, KeyError, TypeError) as error:
-        # Only the first sentence: what follows is the plugin's stderr, which may hold anything.
-        reason = str(error).partition(". ")[0] if isinstance(error, loaders.ConfigException) else type(error).__name__
-        raise CredentialsError(f"the credential plugin failed: {reason}") from error
-    return await offload(_user_of_plugin, loader, configuration, clock)
+    except loaders.ConfigException as error:
+        raise CredentialsError(f"the credential plugin failed: {str(error).partition('. ')[0]}") from error
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CredentialsError(f"the credential plugin failed: {type(error).__name__}") from error
 
 
-def _user_of_plugin(loader: Any, configuration: Any, clock: Callable[[], float]) -> _User:
-    authorization = configuration.api_key.get("BearerToken")
-    expiry = getattr(loader, "exec_plugin_expiry", None)
+async def _run_program(loaders: Any, program: Obj) -> Obj:
+    """The status of an ExecCredential. Not by way of the loader, which would write the key it is given to a disk."""
+    status: Obj = await loaders.ExecProvider(loaders.ConfigNode("exec", program)).run()
+    return status
+
+
+async def _ask_provider(loaders: Any, user: Obj) -> Obj:
+    """The token of a built-in provider, in the shape of an ExecCredential's status."""
+    document = {
+        "current-context": "chosen",
+        "contexts": [{"name": "chosen", "context": {"cluster": "chosen", "user": "chosen"}}],
+        "clusters": [{"name": "chosen", "cluster": {"name": "chosen"}}],
+        "users": [{"name": "chosen", "user": {"auth-provider": user["auth-provider"]}}],
+    }
+    configuration = loaders.Configuration()
+    await loaders.KubeConfigLoader(document).load_and_set(configuration)
+    return {"token": str(configuration.api_key.get("BearerToken", "")).removeprefix("Bearer ")}
+
+
+def _user_of_plugin(status: Obj, clock: Callable[[], float]) -> _User:
     stale_at = None
-    if isinstance(expiry, datetime):
-        left = (expiry - datetime.now(UTC)).total_seconds()
+    if status.get("expirationTimestamp"):
+        left = (datetime.fromisoformat(str(status["expirationTimestamp"])) - datetime.now(UTC)).total_seconds()
         stale_at = clock() + max(left - _EXPIRY_MARGIN, 1.0)
-    files = (configuration.cert_file, configuration.key_file)
-    certificate, key = (_read_file(Path(file), "the plugin's certificate") if file else None for file in files)
-    headers = (("Authorization", _require_header(authorization, "the plugin's token")),) if authorization else ()
-    return _User(headers, certificate, key, stale_at)
+    certificate, key = (status.get(name) for name in ("clientCertificateData", "clientKeyData"))
+    if not status.get("token") and not (certificate and key):
+        raise CredentialsError("the credential plugin gave neither a token nor a certificate with its key")
+    return _User(
+        headers=(_bearer(str(status["token"])),) if status.get("token") else (),
+        certificate=str(certificate).encode() if certificate else None,
+        key=str(key).encode() if key else None,
+        stale_at=stale_at,
+    )
 
 
 def _material(entry: Obj, name: str, folder: Path | None, trust: Trust) -> bytes | None:
@@ -389,7 +402,7 @@ def _material(entry: Obj, name: str, folder: Path | None, trust: Trust) -> bytes
     data = entry.get(f"{name}-data")
     if data:
         try:
-            return base64.b64decode(str(data), validate=False)
+            return base64.b64decode("".join(str(data).split()), validate=True)
         except (binascii.Error, ValueError) as error:
             raise CredentialsError(f"{name}-data of the kubeconfig is not base64") from error
     if entry.get(name):

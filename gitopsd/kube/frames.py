@@ -11,7 +11,7 @@ import orjson
 
 from gitopsd.kube.errors import BrokenAnswerError, FrameTooLargeError, error_of_status
 
-_TYPES = frozenset({"ADDED", "MODIFIED", "DELETED", "BOOKMARK"})
+_TYPES = ("ADDED", "MODIFIED", "DELETED", "BOOKMARK")
 
 
 class FrameSplitter:

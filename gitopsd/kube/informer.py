@@ -236,12 +236,13 @@ class Informer(Generic[M]):
         key = self._key(obj)
         version = str(obj["metadata"].get("resourceVersion", ""))
         if not self._store.is_outdated(key, version):
-            self._remove(key, version)
+            self._remove(key)
+            self._store.bury(key, version)
 
-    def _remove(self, key: ObjectKey, version: str = "") -> None:
+    def _remove(self, key: ObjectKey) -> None:
         if key in self._store:
             old = self.lister.get(key)
-            self._store.bury(key, version)
+            self._store.drop(key)
             self._publish(Change("DELETED", key, old, None))
 
     def _forget_all(self) -> None:

@@ -1,7 +1,7 @@
 """The objects an informer holds: a read side for everybody, a write side for the informer, indexes kept in step.
 
 Pure and synchronous; knows nothing of the API server. For each key the write with the highest resourceVersion wins,
-in whatever order writes come (Q31), except within `replace`-like truth, which the caller marks.
+in whatever order writes come (Q31): `is_outdated` knows, and the caller asks it of all but a whole new picture.
 """
 
 from __future__ import annotations
@@ -121,8 +121,7 @@ class Store(Lister[M]):
             index.drop(key)
 
     def bury(self, key: ObjectKey, version: str) -> None:
-        """Drop an object and remember when it ended."""
-        self.drop(key)
+        """Remember when an object ended."""
         self._buried.pop(key, None)
         self._buried[key] = version
         if len(self._buried) > _BURIED_BOUND:
