@@ -55,6 +55,10 @@ bench: setup controlplane ## numbers against the API server's own floor (N=200)
 crds: .venv/.ready ## generate config/crd from the models
 	@$(BIN)/python -m gitopsd.api.crd --write config/crd
 
+.PHONY: manifests
+manifests: crds controlplane ## render manifests/install.yaml from config/default
+	@$(BIN)/python tools/manifests.py --write
+
 .PHONY: rows
 rows: .venv/.ready ## rows of the hostile-input table, with and without a test
 	@$(BIN)/python tools/rows.py
