@@ -40,6 +40,7 @@ class ApiClient:
         self._context = context
         self._headers = {"Authorization": f"Bearer {token}"} if token else {}
         self._local = threading.local()
+        self._connections: set[http.client.HTTPSConnection] = set()  # of every thread
         self._resources: dict[tuple[str, str], tuple[str, bool]] = {}
 
     def request(
@@ -76,7 +77,7 @@ class ApiClient:
             response = connection.getresponse()
             return response.status, response.getheader("Content-Type") or "", response.read()
         except (OSError, http.client.HTTPException) as error:
-            self.close()
+            self._drop(connection)
             if not fresh:  # a kept connection may have died with an earlier server
                 return self._exchange(method, path, data, headers)
             if isinstance(error, OSError):
@@ -91,14 +92,18 @@ class ApiClient:
                 address.hostname or "", address.port, timeout=60, context=self._context
             )
             self._local.connection = connection
+        self._connections.add(connection)
         return connection
 
+    def _drop(self, connection: http.client.HTTPSConnection) -> None:
+        connection.close()
+        self._connections.discard(connection)
+        self._local.connection = None
+
     def close(self) -> None:
-        """Close this thread's connection."""
-        connection = getattr(self._local, "connection", None)
-        if connection is not None:
-            connection.close()
-            self._local.connection = None
+        """Close the connections; another request opens new ones."""
+        for connection in list(self._connections):
+            self._drop(connection)
 
     def path(self, api_version: str, kind: str, namespace: str | None = None, name: str | None = None) -> str:
         """The URL path of a kind (asked from the server once), or of one object of it."""

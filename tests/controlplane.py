@@ -98,7 +98,8 @@ class ControlPlane:
         self.kubeconfig = self.folder / "kubeconfig"
         self.audit_log = self.folder / "audit.log" if audit else None
         self.admin_token = self._tokens["admin"]
-        self.api = ApiClient(self.server, self._authority.client_context(), self.admin_token)
+        self._clients: list[ApiClient] = []
+        self.api = self.client_for("admin")
         self._etcd: subprocess.Popen[bytes] | None = None
         self._apiserver: subprocess.Popen[bytes] | None = None
 
@@ -122,7 +123,8 @@ class ControlPlane:
 
     def stop(self) -> None:
         """Kill the processes and remove the folder; doing it twice is harmless."""
-        self.api.close()
+        for client in self._clients:
+            client.close()
         self._processes.close()
 
     def __enter__(self) -> Self:
@@ -193,8 +195,10 @@ class ControlPlane:
         return path
 
     def client_for(self, user: str) -> ApiClient:
-        """A client that is one of `users`."""
-        return ApiClient(self.server, self._authority.client_context(), self._tokens[user])
+        """A client that is one of `users`; it is closed with the control plane."""
+        client = ApiClient(self.server, self._authority.client_context(), self._tokens[user])
+        self._clients.append(client)
+        return client
 
     @property
     def authority(self) -> Authority:
@@ -330,6 +334,7 @@ class ControlPlane:
             "--endpoint-reconciler-type=none",  # nobody reaches this API server by its Service
             "--storage-initialization-timeout=1m",
             "--profiling=false",
+            "--shutdown-watch-termination-grace-period=1s",  # else open watches hold up a polite end for a minute
             *(audit if self.audit_log else ()),
         ]
 
@@ -402,7 +407,7 @@ def _is_ready(node: dict[str, Any] | None) -> bool:
 
 
 def _has_condition(obj: dict[str, Any] | None, kind: str) -> bool:
-    conditions = (obj or {}).get("status", {}).get("conditions", [])
+    conditions = (obj or {}).get("status", {}).get("conditions") or []
     return any(condition["type"] == kind and condition["status"] == "True" for condition in conditions)
 
 
