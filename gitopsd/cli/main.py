@@ -25,13 +25,16 @@ BROKEN_PIPE: Final = 141  # what a shell reports for a process that SIGPIPE ende
 # name → (module, its attribute, one line of help)
 _VERBS: Final[dict[str, tuple[str, str, str]]] = {
     "check": ("install", "check", "Check what gitopsd needs, and whether it is well."),
+    "debug": ("debug", "debug", "Look into what was computed for an object."),
     "events": ("events", "events", "Print the events of our objects."),
+    "export": ("create", "export", "Print objects as YAML that can be applied elsewhere."),
     "get": ("get", "get", "Print the objects of a kind and their status."),
     "logs": ("logs", "logs", "Print what the controllers logged."),
     "reconcile": ("act", "reconcile_verbs", "Ask for a reconciliation now, and wait for its end."),
     "resume": ("act", "resume_verbs", "Let suspended objects go on."),
     "stats": ("stats", "stats", "Count what runs, fails and is suspended."),
     "suspend": ("act", "suspend_verbs", "Hold objects back."),
+    "trace": ("trace", "trace", "Follow an object back to the commit or chart it came from."),
     "tree": ("tree", "tree", "Print what objects applied, as a tree."),
     "version": ("install", "version", "Print the versions of the CLI and of what is installed."),
 }
@@ -43,11 +46,9 @@ _MISSING: Final = frozenset(
         "build",
         "completion",
         "create",
-        "debug",
         "delete",
         "diff",
         "envsubst",
-        "export",
         "install",
         "list",
         "migrate",
@@ -55,7 +56,6 @@ _MISSING: Final = frozenset(
         "pull",
         "push",
         "tag",
-        "trace",
         "trigger",
         "uninstall",
     }
