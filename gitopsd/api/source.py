@@ -7,7 +7,7 @@ The constraints of a spec's fields hold twice, in the CRD and when an object is 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, ClassVar, Final, Literal
+from typing import Annotated, Any, ClassVar, Final, Literal
 
 from msgspec import Meta, field
 
@@ -226,6 +226,9 @@ class GitRepositoryStatus(SourceStatus, frozen=True, kw_only=True):
     source_verification_mode: Annotated[
         str | None, Meta(description="Mode of the last verification that passed: HEAD, Tag or TagAndHEAD.")
     ] = None
+    source_verification_fingerprint: Annotated[
+        str, Meta(description="Digest of the keys of the last verification that passed; other keys verify anew.")
+    ] = ""
 
 
 class GitRepository(Resource, frozen=True, kw_only=True):
@@ -371,6 +374,9 @@ class OCIRepositoryStatus(SourceStatus, frozen=True, kw_only=True):
     observed_layer_selector: Annotated[
         LayerSelector | None, Meta(description="spec.layerSelector of the stored artifact.")
     ] = None
+    source_verification_fingerprint: Annotated[
+        str, Meta(description="Digest of the keys of the last verification that passed; other keys verify anew.")
+    ] = ""
 
 
 class OCIRepository(Resource, frozen=True, kw_only=True):
@@ -739,6 +745,9 @@ class ExternalArtifactStatus(Model, frozen=True, kw_only=True):
 
     artifact: Annotated[Artifact | None, Meta(description="The newest artifact.")] = None
     conditions: Annotated[tuple[Condition, ...], Meta(description="The object's state, aspect by aspect.")] = ()
+    exported_inputs: Annotated[
+        Mapping[str, Any], Meta(description="Whatever the other controller wants to tell those who build on it.")
+    ] = {}
 
 
 class ExternalArtifact(Resource, frozen=True, kw_only=True):
