@@ -151,16 +151,14 @@ async def _serve(settings: Settings, client: KubeClient, tasks: TaskScope, stop:
     await web.start(
         metrics_addr=settings.metrics_addr, health_addr=settings.health_addr, storage_addr=settings.storage_addr
     )
-    engine = Engine(
-        EngineSettings(
-            path=settings.engine_path, processes=settings.engine_processes, memory_limit=settings.engine_memory
-        ),
-        tasks,
+    engine = EngineSettings(
+        path=settings.engine_path, processes=settings.engine_processes, memory=settings.engine_memory
     )
     try:
-        await _control(settings, client, tasks, stop, health, store, engine)
+        async with Engine(engine) as running:
+            tasks.start("engine", running.failure())
+            await _control(settings, client, tasks, stop, health, store, running)
     finally:
-        await engine.aclose()
         await web.stop()
 
 

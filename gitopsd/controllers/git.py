@@ -11,8 +11,7 @@ from collections.abc import Mapping
 from gitopsd.api.meta import Artifact, ConditionType, Reason
 from gitopsd.api.resource import Resource
 from gitopsd.api.source import GitRepository
-from gitopsd.artifact.ignore import apply_ignore
-from gitopsd.artifact.tree import TreeError
+from gitopsd.artifact.ignore import IgnoreError, apply_ignore
 from gitopsd.controllers.source import Fetched, SourceError, Unchanged, outdated
 from gitopsd.errors import GitopsdError
 from gitopsd.fetch.auth import GitAuth, git_auth, refuse_plain_http
@@ -57,18 +56,16 @@ class GitSource:
             revision = await self._fetcher.resolve(request)
             if current is not None and revision == current.revision and self._is_same_content(source, status):
                 return _unchanged(revision)
-            if revision is not None and (current is None or revision != current.revision):
+            if current is None or revision != current.revision:
                 outdated(status, Reason.NEW_REVISION, f"new upstream revision '{revision}'")
             found = await self._fetcher.fetch(request, revision)
         except FetchError as error:
             raise SourceError(ConditionType.FETCH_FAILED, error.reason, error.message, stalls=error.stalls) from error
         if current is not None and found.revision == current.revision and self._is_same_content(source, status):
             return _unchanged(found.revision)
-        if revision is None:
-            outdated(status, Reason.NEW_REVISION, f"new upstream revision '{found.revision}'")
         try:
             tree = await offload(apply_ignore, found.tree, source.spec.ignore)
-        except TreeError as error:
+        except IgnoreError as error:
             message = f"failed to load source ignore patterns from repository: {error}"
             raise SourceError(ConditionType.STORAGE_OPERATION_FAILED, Reason.SOURCE_IGNORE_ERROR, message) from error
         return Fetched(

@@ -31,9 +31,11 @@ from gitopsd.api.meta import (
     rfc3339,
 )
 from gitopsd.apply.changes import Action, ApplyError, ChangeSet
-from gitopsd.apply.health import HealthError, HealthWaiter
-from gitopsd.apply.inventory import InventoryEntry, deletion_order, read, stale, union
-from gitopsd.apply.ssa import Applier, Owner, with_owner
+from gitopsd.apply.control import EncryptedSecretError, Owner, require_decrypted, with_metadata, with_owner
+from gitopsd.apply.health import HealthError, HealthWaiter, targets_of, ttl_jobs
+from gitopsd.apply.inventory import InventoryEntry, read, stale, union
+from gitopsd.apply.ssa import Applier
+from gitopsd.apply.wait import Target
 from gitopsd.artifact.store import ArtifactMissingError, ArtifactStore
 from gitopsd.artifact.tree import FileTree, clamp_path
 from gitopsd.errors import GitopsdError, ReconcileError, RetryError, StallError, WaitError
@@ -191,7 +193,7 @@ class KustomizationReconciler:
         applier = self.applier(kustomization)
         revision = kustomization.status.last_applied_revision
         reason = _ready_reason(kustomization, "info")
-        pruned = await applier.prune(deletion_order(entries))
+        pruned = await applier.prune(entries)
         if pruned.errors:
             message = pruned.message
             self.event(
@@ -220,11 +222,13 @@ class KustomizationReconciler:
             Owner(
                 kustomization.metadata.name, kustomization.metadata.namespace, KUSTOMIZE_GROUP, KUSTOMIZE_APPLY_MANAGER
             ),
-            waiter=self.parts.waiter,
+            self.parts.waiter,
             concurrency=settings.concurrent_ssa,
             force=kustomization.spec.force,
             override_managers=settings.override_manager,
             custom_stage_kinds=_stage_kinds(settings.custom_apply_stage_kinds),
+            ignore=[rule.to_builtins() for rule in kustomization.spec.ignore],
+            migrate_api_version=settings.feature_gates["MigrateAPIVersion"],
         )
 
     def event(
@@ -400,7 +404,7 @@ class _Attempt:
         self._progress("Detecting drift")
         changes = await self._apply(rendered)
         await self._prune(changes)
-        if not await self._is_healthy(changes):
+        if not await self._is_healthy(changes, rendered):
             return
         self._applied()
 
@@ -439,25 +443,39 @@ class _Attempt:
 
     async def _apply(self, rendered: Rendered) -> ChangeSet:
         applier = self._reconciler.applier(self._kustomization)
-        common = self._spec.common_metadata
-        objects = [with_owner(obj, applier.owner, common) for obj in rendered.objects]
         old = self._inventory()
         try:
-            changes = await applier.apply(objects)
+            require_decrypted(rendered.objects)
+            changes = await applier.apply([self._owned(obj, applier.owner) for obj in rendered.objects])
         except ApplyError as error:
-            # What was created must not be lost because the rest failed.
-            done = error.done.without(Action.SKIPPED).inventory()
-            if done:
-                self._store_inventory(union(old, done))
+            self._keep_written(old, error.done)
             self._record(Reason.RECONCILIATION_FAILED)
             raise RetryError(Reason.RECONCILIATION_FAILED, error.message, again_in=self._retry) from error
-        except (ApiError, UnreachableError) as error:
+        except asyncio.CancelledError:
+            self._keep_written(old, applier.touched)
+            raise
+        except (EncryptedSecretError, ApiError, UnreachableError) as error:
             raise RetryError(Reason.RECONCILIATION_FAILED, str(error), again_in=self._retry) from error
-        log.info("server-side apply completed", output=changes.output(), revision=self._revision)
+        output = changes.output(grouped=self._settings.feature_gates["GroupChangeLog"])
+        log.info("server-side apply completed", output=output, revision=self._revision)
         changed = changes.changed()
         if changed:
             self._tell("Normal", "\n".join(changed.lines()))
         return changes
+
+    def _owned(self, obj: Obj, owner: Owner) -> Obj:
+        """The object with the owner labels, then with `spec.commonMetadata` (steps 16 and 17)."""
+        owned = with_owner(obj, owner)
+        common = self._spec.common_metadata
+        if common is None:
+            return owned
+        return with_metadata(owned, labels=common.labels, annotations=common.annotations)
+
+    def _keep_written(self, old: Sequence[InventoryEntry], done: ChangeSet) -> None:
+        """What was written must not be lost track of because the rest was not."""
+        written = done.without(Action.SKIPPED, Action.UNCHANGED).inventory()
+        if written:
+            self._store_inventory(union(old, written))
 
     def _inventory(self) -> tuple[InventoryEntry, ...]:
         return read(get_in(self._status.fields, "inventory", "entries"))
@@ -473,7 +491,7 @@ class _Attempt:
         if not gone or not self._spec.prune:
             return
         applier = self._reconciler.applier(self._kustomization)
-        pruned = await applier.prune(deletion_order(gone))
+        pruned = await applier.prune(gone)
         if pruned.errors:
             self._store_inventory((*new, *pruned.undeleted))
             self._record(Reason.PRUNE_FAILED)
@@ -483,7 +501,7 @@ class _Attempt:
 
     # -- health ------------------------------------------------------------------------------------------------
 
-    async def _is_healthy(self, changes: ChangeSet) -> bool:
+    async def _is_healthy(self, changes: ChangeSet, rendered: Rendered) -> bool:
         """Wait for health where it is asked for; False when the wait was given up for newer work."""
         wanted = self._to_check(changes)
         if not wanted:
@@ -499,7 +517,7 @@ class _Attempt:
         started = loop.time()
         try:
             async with self._run.outside_slot():
-                winner = await first(self._wait(wanted, changes), self._run.superseded.wait())
+                winner = await first(self._wait(wanted, rendered), self._run.superseded.wait())
         except HealthError as error:
             self._unhealthy(str(error), loop.time() - started)
         if winner == 1:
@@ -511,23 +529,25 @@ class _Attempt:
             self._tell("Normal", f"Health check passed in {took}")
         return True
 
-    def _to_check(self, changes: ChangeSet) -> list[tuple[ObjectKey, str]]:
-        """Who is checked, with versions; the Kustomization itself never is (`spec/kustomize.md` 6.1)."""
+    def _to_check(self, changes: ChangeSet) -> list[Target]:
+        """Who is checked; the Kustomization itself never is (`spec/kustomize.md` 6.1)."""
         if self._spec.wait:
-            found = [(entry.key, entry.version) for entry in changes if entry.action != Action.SKIPPED]
+            found = targets_of(changes)
         else:
+            live = {entry.key: entry.live for entry in changes}
             found = []
             for check in self._spec.health_checks:
                 gvk = GVK.parse(check.api_version or "apps/v1", check.kind)
-                found.append((ObjectKey(gvk.group, gvk.kind, check.namespace, check.name), gvk.version))
-        return [pair for pair in found if pair[0] != self._kustomization.key]
+                key = ObjectKey(gvk.group, gvk.kind, check.namespace, check.name)
+                found.append(Target(key, live.get(key), is_managed=key in live))
+        return [target for target in found if target.key != self._kustomization.key]
 
-    async def _wait(self, wanted: Sequence[tuple[ObjectKey, str]], changes: ChangeSet) -> None:
+    async def _wait(self, wanted: Sequence[Target], rendered: Rendered) -> None:
         await self._parts.waiter.wait(
             wanted,
             timeout=self._timeout,
-            known={entry.key: entry.live for entry in changes if entry.live is not None},
             fail_fast=not self._settings.feature_gates["DisableFailFastBehavior"],
+            ttl_jobs=ttl_jobs(rendered.objects),
         )
 
     def _unhealthy(self, problem: str, seconds: float) -> None:
@@ -595,7 +615,6 @@ def _unsupported(kustomization: Kustomization, settings: Settings) -> str:
         "spec.serviceAccountName": bool(spec.service_account_name),
         "--default-service-account": bool(settings.default_service_account),
         "spec.healthCheckExprs": bool(spec.health_check_exprs),
-        "spec.ignore": bool(spec.ignore),
         "spec.dependsOn[].readyExpr": any(reference.ready_expr for reference in spec.depends_on),
     }
     return next((name for name, is_asked in asked.items() if is_asked), "")
