@@ -36,7 +36,7 @@ def client_context(ca: bytes = b"", cert: bytes = b"", key: bytes = b"") -> ssl.
 def _add_authorities(context: ssl.SSLContext, ca: bytes) -> None:
     before = context.cert_store_stats()["x509"]
     try:
-        context.load_verify_locations(cadata=ca.decode("ascii", "replace"))
+        context.load_verify_locations(cadata=ca.decode("ascii", "ignore"))
     except (ssl.SSLError, ValueError):
         raise TLSMaterialError("'ca.crt' holds no PEM certificate") from None
     if context.cert_store_stats()["x509"] == before and b"-----BEGIN CERTIFICATE-----" not in ca:
