@@ -186,9 +186,7 @@ class KubeClient:
             if limit:
                 query["limit"] = limit
             request = self._request("GET", path, query, accept=accept, compressed=True)
-            page, size = await self._transport.send(
-                request, lambda body: (_object_of(body), len(body)), timeout=timeout
-            )
+            page, size = await self._send(request, lambda body: (_object_of(body), len(body)), timeout)
             yield page
             token = (page.get("metadata") or {}).get("continue")
             if not token:

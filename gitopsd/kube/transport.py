@@ -208,6 +208,9 @@ class Transport:
             proxy=access.proxy,
         )
         self._count(response.status, request.method)
+        if response.headers.get("Transfer-Encoding", "chunked").lower() != "chunked":
+            response.close()
+            raise BrokenAnswerError(f"the API server at {access.host} gave an answer that is not HTTP")
         if not self._knows_flow_control and response.status < 300:
             # Servers with Priority and Fairness queue for themselves and say so in every answer.
             self._knows_flow_control = True

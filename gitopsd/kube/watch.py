@@ -42,11 +42,8 @@ from gitopsd.kube.lister import is_older_version
 from gitopsd.tasks import Backoff
 
 _INITIAL_END = "k8s.io/initial-events-end"
-# An API that ignores the wish for initial events never ends them: then it is listed instead.
-_INITIAL_TIMEOUT = 60.0
 # A round that lived this long (seconds) worked; its end says nothing against the next one.
 _SETTLED = 5.0
-_OWN_CLOCK_MARGIN = 30.0
 # No server there, or no such kind: asking costs little, and somebody waits for it to come.
 _SOON_AGAIN = 5.0
 
@@ -88,10 +85,16 @@ News = Replaced | Changed | Bookmark | Failed
 
 @dataclass(frozen=True)
 class Pace:
-    """The times of a stream, in seconds, and where its chance and its sleep come from."""
+    """The times of a stream, in seconds, and where its chance and its sleep come from.
+
+    `margin` is how much later than the server's clock ours ends a round. `initial` is how long initial events may
+    take: an API that ignores the wish for them never ends them, and is listed instead.
+    """
 
     round_min: float = 300.0
     round_max: float = 600.0
+    margin: float = 30.0
+    initial: float = 60.0
     floor: float = 1.0
     ceiling: float = 30.0
     jitter: float = 0.2
@@ -184,7 +187,7 @@ class _Stream:
             params |= {"sendInitialEvents": True, "resourceVersionMatch": "NotOlderThan"}
         else:
             params["resourceVersion"] = self._version
-        lifetime = seconds + _OWN_CLOCK_MARGIN
+        lifetime = seconds + self._pace.margin
         async with self._client.watch(
             self._path, params=params, metadata_only=self._metadata_only, lifetime=lifetime
         ) as frames:
@@ -199,7 +202,7 @@ class _Stream:
         """Collect the initial objects of a watch, up to the bookmark that ends them."""
         items: dict[tuple[Any, Any], Obj] = {}
         try:
-            async with asyncio.timeout(_INITIAL_TIMEOUT):
+            async with asyncio.timeout(self._pace.initial):
                 async for frame in frames:
                     obj = frame["object"]
                     if frame["type"] == "BOOKMARK":
@@ -213,7 +216,7 @@ class _Stream:
                     else:
                         items[place] = self._cut(obj)
         except TimeoutError as error:
-            self._must_list = True
+            self._streams = False
             raise BrokenAnswerError("the initial objects of a watch never ended") from error
         raise BrokenAnswerError("a watch ended before its initial objects did")
 
