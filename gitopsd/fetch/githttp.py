@@ -15,6 +15,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import os
 import socket
 import ssl
 import zlib
@@ -211,11 +212,13 @@ class HttpChannel:
         proxy = auth.proxy or self._rules.proxies.for_address(address.scheme, *address.address)
         if proxy is not None and proxy.scheme != "socks5":
             options["proxy"] = proxy.url
-            if proxy.authorization:
-                options["proxy_auth"] = aiohttp.BasicAuth(proxy.username, proxy.password, "utf-8")
+            if proxy.authorization and address.scheme == "https":
+                options["proxy_headers"] = {"Proxy-Authorization": proxy.authorization}
+            elif proxy.authorization:
+                options["headers"]["Proxy-Authorization"] = proxy.authorization
         session = self._client.session(proxy, guarded=self._guarded and proxy is None)
         send = partial(session.request, method, URL(address.below(""), encoded=True), data=body, **options)
-        self._response = await _sent(partial(send, allow_redirects=False), address)
+        self._response = await _sent(partial(send, allow_redirects=False), address, again=body is not None)
         _check_status(self._response)
         return self._response
 
@@ -269,12 +272,17 @@ def _service(query: str) -> str:
     return "&".join(part for part in (query, f"service={_SERVICE}") if part)
 
 
-async def _sent(send: Callable[[], Awaitable[aiohttp.ClientResponse]], address: GitURL) -> aiohttp.ClientResponse:
+async def _sent(
+    send: Callable[[], Awaitable[aiohttp.ClientResponse]], address: GitURL, *, again: bool
+) -> aiohttp.ClientResponse:
     try:
         try:
             return await send()
         except (aiohttp.ServerDisconnectedError, ConnectionResetError):
-            # A kept connection that the server closed meanwhile; asking again is harmless, for Git only reads here.
+            # A kept connection that the server closed meanwhile. aiohttp itself asks again only for a GET; asking
+            # again is as harmless for the rest, which only reads.
+            if not again:
+                raise
             return await send()
     except aiohttp.ClientHttpProxyError as error:
         raise RemoteError(f"the proxy refuses the connection: {error.status}") from error
@@ -317,8 +325,8 @@ def _system_cause(error: BaseException) -> str:
         return f"TLS failed: {printable(error.reason or 'no details', 128)}"
     if isinstance(error, RemoteError):
         return error.message
-    if isinstance(error, OSError) and error.strerror:
-        return printable(error.strerror, 128).lower()
+    if isinstance(error, OSError) and error.errno:
+        return os.strerror(error.errno).lower()
     return type(error).__name__
 
 

@@ -12,6 +12,7 @@ below 2048 bits of hosts; the only way to log in is the Secret's identity (spec/
 from __future__ import annotations
 
 import asyncio
+import os
 import socket
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -250,8 +251,8 @@ class SshChannel:
             return f"cannot talk to {where}: {printable(error.reason, 512)}"
         if isinstance(error, socket.gaierror):
             return f"cannot talk to {where}: no such host"
-        if isinstance(error, OSError) and error.strerror:
-            return f"cannot talk to {where}: {printable(error.strerror, 128).lower()}"
+        if isinstance(error, OSError) and error.errno:
+            return f"cannot talk to {where}: {os.strerror(error.errno).lower()}"
         return f"cannot talk to {where}: {printable(str(error), 256)}"
 
 
