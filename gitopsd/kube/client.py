@@ -254,7 +254,11 @@ class KubeClient:
         accept = _METADATA if metadata_only else _JSON
         request = self._request("GET", path, {**(params or {}), "watch": True}, accept=accept)
         ends = asyncio.get_running_loop().time() + lifetime
-        async with await self._transport.start(request) as response, aclosing(self._frames(response, ends)) as frames:
+        async with (
+            await self._transport.start(request) as response,
+            _cut_at_the_end(response),
+            aclosing(self._frames(response, ends)) as frames,
+        ):
             yield frames
 
     async def _frames(self, response: aiohttp.ClientResponse, ends: float) -> AsyncGenerator[Obj, None]:
@@ -271,7 +275,7 @@ class KubeClient:
         """
         ends = asyncio.get_running_loop().time() + lifetime
         request = self._request("GET", path, params, accept="*/*")
-        async with await self._transport.start(request, timeout=lifetime) as response:
+        async with await self._transport.start(request, timeout=lifetime) as response, _cut_at_the_end(response):
             while chunk := await self._transport.next_chunk(response, ends):
                 yield chunk
 
@@ -315,6 +319,17 @@ class KubeClient:
         for name, value in (*access.headers, *self._impersonation):
             headers.add(name, value)
         return headers
+
+
+@asynccontextmanager
+async def _cut_at_the_end(response: aiohttp.ClientResponse) -> AsyncIterator[None]:
+    """Leave an unfinished stream without a farewell: TLS would wait for the server's, longer than a short run lasts."""
+    try:
+        yield
+    finally:
+        connection = response.connection
+        if connection is not None and connection.transport is not None:
+            connection.transport.abort()
 
 
 def _query(params: Params) -> str:
