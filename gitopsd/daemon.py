@@ -19,7 +19,6 @@ from gitopsd import logs
 from gitopsd.api.helmrelease import HelmRelease
 from gitopsd.api.kustomization import Kustomization
 from gitopsd.api.meta import (
-    HELM_COMPONENT,
     HELM_MANAGER,
     KUSTOMIZE_GROUP,
     KUSTOMIZE_STATUS_MANAGER,
@@ -31,7 +30,7 @@ from gitopsd.api.resource import Resource as Model
 from gitopsd.api.source import Bucket, ExternalArtifact, GitRepository, HelmChart, HelmRepository, OCIRepository
 from gitopsd.apply.health import HealthWaiter
 from gitopsd.artifact.store import ArtifactStore
-from gitopsd.controllers import kustomization, source
+from gitopsd.controllers import helmrelease, kustomization, source
 from gitopsd.controllers.git import GitSource
 from gitopsd.controllers.unsupported import UnsupportedReconciler
 from gitopsd.engine import Engine, EngineSettings
@@ -66,7 +65,7 @@ _KINDS: tuple[type[Model], ...] = (
     HelmRelease,
 )
 _SOURCE_KINDS = ("GitRepository", "OCIRepository", "Bucket", "ExternalArtifact")
-_LATER: tuple[type[Model], ...] = (OCIRepository, HelmRepository, HelmChart, Bucket, HelmRelease)
+_LATER: tuple[type[Model], ...] = (OCIRepository, HelmRepository, HelmChart, Bucket)
 _FLUSH_SECONDS = 3.0
 _SYNC_HINT_SECONDS = 10.0
 
@@ -175,7 +174,7 @@ async def _control(
     tasks.start("recorder", recorder.run(), essential=True)
     discovery = Discovery(client)
     pool = InformerPool(client, tasks)
-    informers = {
+    informers: dict[str, Informer[Obj]] = {
         model.GVK.kind: Informer(client, _resource(model), namespace=settings.watched_namespace) for model in _KINDS
     }
     shared = Shared(
@@ -259,25 +258,23 @@ def _source_controllers(shared: Shared) -> list[Controller]:
     git = source.SourceReconciler(GitSource(shared.client, fetcher, allow_http=settings.insecure_allow_http), parts)
     return [
         _controller(shared, GitRepository, settings.concurrent_sources, git),
-        *(_later(shared, model) for model in _LATER if model is not HelmRelease),
+        *(_later(shared, model) for model in _LATER),
     ]
 
 
 def _later(shared: Shared, model: type[Model]) -> Controller:
-    is_release = model is HelmRelease
-    reconciler = UnsupportedReconciler(
-        shared.informers[model.GVK.kind],
-        shared.status(model, HELM_MANAGER if is_release else SOURCE_MANAGER),
-        shared.recorder,
-        shared.tasks,
-        component=HELM_COMPONENT if is_release else SOURCE_COMPONENT,
-        keeps_finalizer=is_release,
-    )
+    """The controller of a source kind whose work comes later."""
+    status = shared.status(model, SOURCE_MANAGER)
+    informer = shared.informers[model.GVK.kind]
+    reconciler = UnsupportedReconciler(informer, status, shared.recorder, shared.tasks, component=SOURCE_COMPONENT)
     return _controller(shared, model, 2, reconciler)
 
 
 def _release_controller(shared: Shared) -> Controller:
-    return _later(shared, HelmRelease)
+    status = shared.status(HelmRelease, HELM_MANAGER)
+    informer = shared.informers["HelmRelease"]
+    reconciler = helmrelease.reconciler(informer, status, shared.recorder, shared.tasks)
+    return _controller(shared, HelmRelease, 2, reconciler)
 
 
 def _kustomization_controller(shared: Shared) -> Controller:

@@ -30,7 +30,7 @@ from gitopsd.api.meta import (
     format_duration,
     rfc3339,
 )
-from gitopsd.apply.changes import Action, ApplyError, ChangeSet
+from gitopsd.apply.changes import Action, ApplyError, ChangeSet, Known
 from gitopsd.apply.control import EncryptedSecretError, Owner, require_decrypted, with_metadata, with_owner
 from gitopsd.apply.health import HealthError, HealthWaiter, targets_of, ttl_jobs
 from gitopsd.apply.inventory import InventoryEntry, read, stale, union
@@ -89,6 +89,8 @@ class KustomizationReconciler:
         self._settings = parts.settings
         self._attempted: dict[ObjectKey, str] = {}
         self._waiting: set[ObjectKey] = set()
+        # What each object was when we last saw or made it as wanted: spares reading it while nobody touches it.
+        self.known: dict[ObjectKey, Mapping[ObjectKey, Known]] = {}
 
     # -- what the triggers ask (runtime.triggers.Follower) ------------------------------------------------------
 
@@ -114,6 +116,7 @@ class KustomizationReconciler:
         """The object is gone."""
         self._attempted.pop(key, None)
         self._waiting.discard(key)
+        self.known.pop(key, None)
         self.parts.renderer.forget(key.subject)
 
     # -- one reconcile -----------------------------------------------------------------------------------------
@@ -446,7 +449,8 @@ class _Attempt:
         old = self._inventory()
         try:
             require_decrypted(rendered.objects)
-            changes = await applier.apply([self._owned(obj, applier.owner) for obj in rendered.objects])
+            wanted = [self._owned(obj, applier.owner) for obj in rendered.objects]
+            changes = await applier.apply(wanted, known=self._reconciler.known.get(self._run.key))
         except ApplyError as error:
             self._keep_written(old, error.done)
             self._record(Reason.RECONCILIATION_FAILED)
@@ -456,6 +460,7 @@ class _Attempt:
             raise
         except (EncryptedSecretError, ApiError, UnreachableError) as error:
             raise RetryError(Reason.RECONCILIATION_FAILED, str(error), again_in=self._retry) from error
+        self._reconciler.known[self._run.key] = changes.known()
         output = changes.output(grouped=self._settings.feature_gates["GroupChangeLog"])
         log.info("server-side apply completed", output=output, revision=self._revision)
         changed = changes.changed()

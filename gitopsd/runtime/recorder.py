@@ -232,6 +232,8 @@ class Recorder:
         """
         key = (event.component, event.reference["uid"], event.type, event.reason)
         now = self._clock()
+        since: float
+        messages: set[str]
         since, messages = self._similar.get(key) or (now, set())
         if now - since > _SIMILAR_WINDOW:
             since, messages = now, set()

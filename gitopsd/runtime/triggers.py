@@ -163,7 +163,8 @@ def _readiness(obj: Obj | None) -> tuple[object, ...]:
     if obj is None:
         return ()
     status = obj.get("status") or {}
-    ready = next((item for item in status.get("conditions") or () if item.get("type") == "Ready"), {})
+    conditions: list[Obj] = status.get("conditions") or []
+    ready: Obj = next((item for item in conditions if item.get("type") == "Ready"), {})
     return (
         ready.get("status"),
         status.get("observedGeneration") == get_in(obj, "metadata", "generation"),
