@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import socket
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -38,9 +39,12 @@ _NEVER_SIGNED_WITH = ("ssh-rsa", "ssh-rsa-sha224@ssh.com", "ssh-dss")
 _QUEUE_HIGH = 1 << 20
 _STDERR_KEPT = 4096
 _STDERR_LIMIT = 1 << 20
-# What a connection may receive besides the data of its session: handshake, banners, window adjustments, framing.
-_OVERHEAD = 4 << 20
+# What the server may send ahead of what was read.
+_WINDOW = 1 << 20
+# What a connection may receive besides data that was read: handshake, banners, window adjustments, and one window.
+_OVERHEAD = 2 << 20
 _GOODBYE = 1.0
+_NO_MATCH = re.compile(r"No matching (.+?) found, sent .* and received (.*)", re.DOTALL)
 _AUTH_FAILED = "failed to configure authentication options: "
 
 
@@ -183,6 +187,7 @@ class SshChannel:
                 f"git-upload-pack {quoted(self._url.ssh_path)}",
                 env={"GIT_PROTOCOL": "version=2"},
                 encoding=None,
+                window=_WINDOW,
             )
         except (asyncssh.Error, OSError, ValueError) as error:
             raise RemoteError(self._cause(error), rule=self._gate.rule) from error
@@ -247,6 +252,11 @@ class SshChannel:
             return f"the host key of '{where}' is not the one in known_hosts"
         if isinstance(error, asyncssh.PermissionDenied):
             return f"'{where}' does not accept the identity of user '{printable(self._auth.username, 64)}'"
+        if isinstance(error, asyncssh.KeyExchangeFailed) and (found := _NO_MATCH.search(error.reason)):
+            return f"no {found[1]} in common with {where}, which offers {printable(found[2], 512)}"
+        if isinstance(error, asyncssh.KeyExchangeFailed):
+            accepted = ", ".join(self._hosts.algorithms(self._rules.host_key_algorithms))
+            return f"cannot talk to {where}: {printable(error.reason, 256)} (accepted host keys: {accepted})"
         if isinstance(error, (asyncssh.DisconnectError, asyncssh.ChannelOpenError)):
             return f"cannot talk to {where}: {printable(error.reason, 512)}"
         if isinstance(error, socket.gaierror):
