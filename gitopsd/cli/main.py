@@ -116,7 +116,10 @@ def main(arguments: Sequence[str]) -> int:
 
 def _run(arguments: Sequence[str]) -> int:
     try:
-        ended = root().main(list(arguments), prog_name="gitopsd", standalone_mode=False)
+        # Not `main()`: it has ideas of its own about interrupts and closed pipes.
+        command = root()
+        with command.make_context("gitopsd", list(arguments)) as context:
+            command.invoke(context)
     except click.exceptions.NoArgsIsHelpError as error:
         console.out(error.format_message() + "\n")
         return 0
@@ -129,7 +132,7 @@ def _run(arguments: Sequence[str]) -> int:
     except click.Abort:
         return INTERRUPTED
     sys.stdout.flush()
-    return ended if isinstance(ended, int) else 0
+    return 0
 
 
 def _write_utf8() -> None:

@@ -102,6 +102,6 @@ def test_no_error_is_a_traceback(error, status, said, monkeypatch, capsys):
     def fail(*_args, **_kwargs):
         raise error
 
-    monkeypatch.setattr(cli.Root, "main", fail)
+    monkeypatch.setattr(cli.Root, "invoke", fail)
     assert status == cli.main(["get"])
     assert tuple(capsys.readouterr()) == ("", said)
