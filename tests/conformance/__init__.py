@@ -1,0 +1,1 @@
+"""Recorded behaviour of the reference implementation, played against gitopsd and compared (`goldens/README.md`)."""

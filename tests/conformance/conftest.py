@@ -1,0 +1,26 @@
+"""Says at the end what was not played."""
+
+from __future__ import annotations
+
+import pytest
+
+from tests.conformance.scenario import names
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "golden: plays a recorded scenario")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    from tests.conformance.test_goldens import LATER
+
+    played = sum(
+        "test_goldens.py" in report.nodeid and "[" in report.nodeid
+        for key in ("passed", "failed")
+        for report in terminalreporter.stats.get(key, ())
+        if report.when == "call"
+    )
+    if played:
+        terminalreporter.write_line(
+            f"recordings: {len(names())} in all, {played} played, {len(LATER)} of things that come later (later.yaml)"
+        )

@@ -1,0 +1,78 @@
+"""Every recording, played against gitopsd on the real control plane.
+
+All scenarios that were selected are played at the same time, a few at once, each in namespaces and with servers of its
+own; a test waits for its own one. What comes later is listed in `later.yaml`, what differs on purpose in
+`differences.yaml`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.conformance.compare import Difference, difference_text, expected, load_differences, rows_of
+from tests.conformance.runner import Run
+from tests.conformance.scenario import Scenario, load_yaml, names
+from tests.controlplane import ControlPlane
+from tests.daemon import Daemon
+
+HERE = Path(__file__).parent
+LATER: dict[str, str] = load_yaml(HERE / "later.yaml") or {}
+DIFFERENCES: list[Difference] = load_differences(HERE / "differences.yaml")
+PLAYED = [name for name in names() if name not in LATER]
+AT_ONCE = 6
+
+Observed = list[dict[str, Any]]
+
+
+@pytest.fixture(scope="module")
+def daemon(control_plane: ControlPlane) -> Iterator[Daemon]:
+    """The daemon that the recordings are compared with."""
+    daemon = Daemon(control_plane.kubeconfig)
+    try:
+        yield daemon.start()
+    finally:
+        daemon.close()
+
+
+@pytest.fixture(scope="module")
+def runs(
+    request: pytest.FixtureRequest, control_plane: ControlPlane, daemon: Daemon
+) -> Iterator[dict[str, Future[Observed]]]:
+    """Every selected scenario, being played."""
+    selected = [item.callspec.params["name"] for item in request.session.items if item.get_closest_marker("golden")]  # type: ignore[attr-defined]
+    with ThreadPoolExecutor(AT_ONCE, "golden") as pool:
+        yield {
+            name: pool.submit(Run(Scenario.load(name), control_plane.api, storage=daemon.address("storage")).play)
+            for name in selected
+        }
+        pool.shutdown(cancel_futures=True)
+
+
+@pytest.mark.golden
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("name", PLAYED)
+def test_what_an_observer_sees_is_what_was_recorded(name: str, runs: dict[str, Future[Observed]]) -> None:
+    scenario = Scenario.load(name)
+    try:
+        observed = runs[name].result()
+    except AssertionError as error:
+        pytest.fail(str(error), pytrace=False)
+    wanted = expected(scenario.golden, [row for row in DIFFERENCES if row.scenario == name])
+    text = difference_text(wanted, observed)
+    if text:
+        pytest.fail(f"{name}: {scenario.why}\n{text}", pytrace=False)
+
+
+def test_lists_name_scenarios_that_exist_and_rows_that_say_why() -> None:
+    rows = rows_of((HERE.parent.parent / "docs" / "differences.md").read_text())
+    assert set(LATER) <= set(names())
+    assert all(LATER.values())
+    for difference in DIFFERENCES:
+        assert difference.scenario in PLAYED, difference
+        assert difference.reason, difference
+        assert difference.row in rows, difference
