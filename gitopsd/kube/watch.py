@@ -42,6 +42,8 @@ from gitopsd.kube.lister import is_older_version
 from gitopsd.tasks import Backoff
 
 _INITIAL_END = "k8s.io/initial-events-end"
+# Moving a timer costs as much as taking in an object: once for so many of them is enough.
+_PATIENCE_STEP = 50
 # A round that lived this long (seconds) worked; its end says nothing against the next one.
 _SETTLED = 5.0
 # No server there, or no such kind: asking costs little, and somebody waits for it to come.
@@ -88,13 +90,13 @@ class Pace:
     """The times of a stream, in seconds, and where its chance and its sleep come from.
 
     `margin` is how much later than the server's clock ours ends a round. `initial` is how long initial events may
-    take: an API that ignores the wish for them never ends them, and is listed instead.
+    pause: an API that ignores the wish for them never ends them, and is listed instead.
     """
 
     round_min: float = 300.0
     round_max: float = 600.0
     margin: float = 30.0
-    initial: float = 60.0
+    initial: float = 15.0
     floor: float = 1.0
     ceiling: float = 30.0
     jitter: float = 0.2
@@ -201,10 +203,13 @@ class _Stream:
     async def _initial(self, frames: AsyncIterator[Obj]) -> Replaced:
         """Collect the initial objects of a watch, up to the bookmark that ends them."""
         items: dict[tuple[Any, Any], Obj] = {}
+        now = asyncio.get_running_loop().time
         try:
-            async with asyncio.timeout(self._pace.initial):
+            async with asyncio.timeout(self._pace.initial) as patience:
                 async for frame in frames:
                     obj = frame["object"]
+                    if len(items) % _PATIENCE_STEP == 0:
+                        patience.reschedule(now() + self._pace.initial)
                     if frame["type"] == "BOOKMARK":
                         if annotations_of(obj).get(_INITIAL_END) == "true":
                             self._version = _version_of(obj)

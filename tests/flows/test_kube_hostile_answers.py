@@ -112,11 +112,16 @@ class Server:
         self.scripts: list[Script] = []
         self.url = ""
         self.connections = 0
+        self._serving: set[asyncio.Task[Any]] = set()
 
     def play(self, *scripts: Script) -> None:
         self.scripts = list(scripts)
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._serving.add(task)
+        task.add_done_callback(self._serving.discard)
         self.connections += 1
         connection = self.connections
         line = Line(writer)
@@ -130,6 +135,13 @@ class Server:
             pass  # the client left, or the test is over
         finally:
             writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()
+
+    async def close(self) -> None:
+        for task in self._serving:
+            task.cancel()
+        await asyncio.gather(*self._serving, return_exceptions=True)
 
     @property
     def watches(self) -> list[Asked]:
@@ -153,6 +165,7 @@ async def server() -> AsyncIterator[Server]:
     one.url = f"http://127.0.0.1:{listening.sockets[0].getsockname()[1]}"
     yield one
     listening.close()
+    await one.close()
 
 
 class Clock:
@@ -864,13 +877,13 @@ async def test_urgent_requests_do_not_queue_behind_others(server: Server) -> Non
 async def test_requests_are_counted_by_code_method_and_host(server: Server) -> None:
     server.play(saying(200, {}), saying(409, status(409, "Conflict")))
     host = server.url.removeprefix("http://")
+    counters = [metrics.rest_client_requests.labels(*labels, host) for labels in (("200", "GET"), ("409", "PATCH"))]
+    already = [counter._value.get() for counter in counters]
     async with connect(server, Clock()) as client:
         await client.get("/api/v1/x")
         with pytest.raises(ConflictError):
             await client.patch("/api/v1/x", {}, kind=PatchType.MERGE)
-    counter = metrics.rest_client_requests
-    assert counter.labels("200", "GET", host)._value.get() == 1
-    assert counter.labels("409", "PATCH", host)._value.get() == 1
+    assert [counter._value.get() - before for counter, before in zip(counters, already, strict=True)] == [1, 1]
 
 
 async def test_headers_are_as_agreed(server: Server) -> None:
