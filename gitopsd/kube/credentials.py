@@ -29,7 +29,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from gitopsd.errors import GitopsdError
 from gitopsd.krm import documents
@@ -341,6 +341,11 @@ def _impersonation(user: Obj) -> tuple[tuple[str, str], ...]:
     pairs = impersonation_headers(str(user["as"]), [str(group) for group in groups or ()])
     if user.get("as-uid"):
         pairs += (("Impersonate-Uid", _require_header(str(user["as-uid"]), "as-uid")),)
+    extra = user.get("as-user-extra")
+    for key, values in extra.items() if isinstance(extra, dict) else ():
+        # Keys may hold a slash, which no header name can.
+        name = f"Impersonate-Extra-{quote(str(key), safe='')}"
+        pairs += tuple((name, _require_header(str(value), "as-user-extra")) for value in values or ())
     return pairs
 
 

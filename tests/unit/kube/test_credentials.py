@@ -91,13 +91,16 @@ async def test_a_password_becomes_a_basic_header() -> None:
 
 
 async def test_identities_left_by_as_options_are_kept() -> None:
-    user = {"token": "t", "as": "jane", "as-groups": ["a", "b"], "as-uid": "7"}
+    extra = {"example.com/team": ["x", "y"]}
+    user = {"token": "t", "as": "jane", "as-groups": ["a", "b"], "as-uid": "7", "as-user-extra": extra}
     access = await access_of(config(user))
     assert access.headers[1:] == (
         ("Impersonate-User", "jane"),
         ("Impersonate-Group", "a"),
         ("Impersonate-Group", "b"),
         ("Impersonate-Uid", "7"),
+        ("Impersonate-Extra-example.com%2Fteam", "x"),
+        ("Impersonate-Extra-example.com%2Fteam", "y"),
     )
 
 
