@@ -15,16 +15,14 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Final
 
-from gitopsd.api.meta import parse_time
 from gitopsd.apply.parallel import side_by_side
 from gitopsd.apply.tally import Outcome, Tally
 from gitopsd.errors import GitopsdError
-from gitopsd.krm.kstatus import Status, Verdict
+from gitopsd.krm.kstatus import Status, Verdict, recheck_after
 from gitopsd.krm.objects import GVK, Obj, ObjectKey, get_in
 from gitopsd.kube.client import KubeClient
 from gitopsd.kube.discovery import Discovery, NoMatchError, PathError, Resource, UnknownKindError
@@ -36,8 +34,6 @@ from gitopsd.kube.lister import is_older_version
 FEW: Final = 8
 # A StatefulSet that is ready sooner than this (seconds) never has its Pods listed.
 _PODS_AFTER: Final = 1.0
-# An unschedulable Pod counts as failed this long (seconds) after its creation; no event tells.
-_UNSCHEDULABLE_AFTER: Final = 15.0
 _READS_AT_ONCE: Final = 8
 _POD: Final = GVK("", "v1", "Pod")
 
@@ -169,16 +165,9 @@ class Wait:
         pods = self._pods.get(key)
         verdict = await self._judge(key, obj, pods.lister.list(key.namespace) if pods is not None else None)
         self._tally.see(key, verdict)
-        if verdict.status == Status.IN_PROGRESS and (key.group, key.kind) == ("", "Pod"):
-            self._look_when_due(key, obj)
-
-    def _look_when_due(self, key: ObjectKey, pod: Obj) -> None:
-        """Judge a Pod again when it counts as unschedulable for good."""
-        with suppress(ValueError):
-            created = parse_time(str(get_in(pod, "metadata", "creationTimestamp")))
-            wait = (created + timedelta(seconds=_UNSCHEDULABLE_AFTER) - datetime.now(UTC)).total_seconds()
-            if wait > 0:
-                self._later(key, wait + 0.1, pod)
+        seconds = recheck_after(obj, datetime.now(UTC)) if verdict.status == Status.IN_PROGRESS else None
+        if seconds is not None:
+            self._later(key, seconds + 0.1, obj)
 
     def _later(self, key: ObjectKey, seconds: float, obj: Obj | None) -> None:
         """Come back to an object; what is heard of it meanwhile counts more than `obj`."""
