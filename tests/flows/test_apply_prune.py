@@ -34,7 +34,9 @@ async def test_objects_go_in_the_reverse_of_the_apply_order(bench: Workbench) ->
         f"ConfigMap/{bench.namespace}/a deleted",
     ]
     assert (result.message, result.undeleted) == ("", ())
-    deletes = [line.split(" ")[1].rpartition("/")[2] for line in bench.requests if line.startswith("DELETE")]
+    lines = [line for line in bench.requests if line.startswith("DELETE")]
+    # An object that its controller moves meanwhile is deleted on a second try.
+    deletes = list(dict.fromkeys(line.rpartition("/")[2] for line in lines))
     assert deletes[:2] == ["j", "web"]
     assert sorted(deletes[2:]) == ["a", "b"]
     assert bench.live("ConfigMap", "a") is None
