@@ -7,6 +7,7 @@ pipe closes, and the watchdog kills what was started and removes the folder. Not
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import random
 import shutil
@@ -15,9 +16,10 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
 _WATCHDOG = """
 import os, shutil, signal, sys
@@ -43,14 +45,40 @@ _PORTS = range(18000, 30000)
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on now, and no outgoing connection will be given."""
+    """A loopback port nobody listens on now, and nobody else who asks here will be given while this process lives."""
     for port in random.sample(_PORTS, 500):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             with contextlib.suppress(OSError):
                 probe.bind(("127.0.0.1", port))
-                return port
+                if _claims.take(port):
+                    return port
     raise RuntimeError("no free port on loopback")
+
+
+class _Claims:
+    """Which ports processes of this user have spoken for: locked bytes of one file, freed by the system."""
+
+    def __init__(self) -> None:
+        self._taken: set[int] = set()
+        self._guard = threading.Lock()
+        self._file: IO[bytes] | None = None
+
+    def take(self, port: int) -> bool:
+        with self._guard:
+            if port in self._taken:
+                return False
+            if self._file is None:
+                self._file = (Path(tempfile.gettempdir()) / f"gitopsd-test-ports-{os.getuid()}").open("ab")
+            try:
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB, 1, port)
+            except OSError:
+                return False
+            self._taken.add(port)
+            return True
+
+
+_claims = _Claims()
 
 
 class Processes:

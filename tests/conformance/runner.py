@@ -27,26 +27,26 @@ class Run:
     """One scenario being played. `play` returns what was observed, normalised, in the form of a recording."""
 
     def __init__(self, scenario: Scenario, api: ApiClient, *, storage: str) -> None:
-        self._scenario = scenario
+        self.scenario = scenario
         self._api = api
         self._git = GitServer()
         self._http = HttpServer(git=self._git)
-        self._namespace = f"golden-{secrets.token_hex(3)}"
-        self._places = Places(self._namespace, self._git.url, self._http.url, storage)
+        self.namespace = f"golden-{secrets.token_hex(3)}"
+        self._places = Places(self.namespace, self._git.url, self._http.url, storage)
         self._normaliser = Normaliser(self._places, scenario.mask, scenario.hide)
-        self._observer = Observer(api, self._namespace)
+        self._observer = Observer(api, self.namespace)
         self._observed: list[dict[str, Any]] = []
         self._cluster_scoped: list[tuple[str, str, str]] = []
 
     def play(self) -> list[dict[str, Any]]:
         """Do every step. Raises `AssertionError` naming the step that could not be done."""
         try:
-            self._api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self._namespace}})
-            for number, step in enumerate(self._scenario.steps, 1):
+            self._api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": self.namespace}})
+            for number, step in enumerate(self.scenario.steps, 1):
                 try:
                     self._do(number, step)
                 except (AssertionError, ApiStatusError) as error:
-                    raise AssertionError(f"{self._scenario.name}, step {number} {_brief(step)}: {error}") from error
+                    raise AssertionError(f"{self.scenario.name}, step {number} {_brief(step)}: {error}") from error
             return self._observed
         finally:
             self._clean_up()
@@ -81,7 +81,7 @@ class Run:
                 if step.get("verb") == "update":
                     self._update(obj, manager)
                 else:
-                    self._api.apply(obj, self._namespace, manager=manager)
+                    self._api.apply(obj, self.namespace, manager=manager)
             except ApiStatusError as error:
                 if not step.get("rejected"):
                     raise
@@ -93,7 +93,7 @@ class Run:
 
     def _update(self, obj: Obj, manager: str) -> None:
         name = obj["metadata"]["name"]
-        namespace = obj["metadata"].get("namespace", self._namespace)
+        namespace = obj["metadata"].get("namespace", self.namespace)
         if self._api.get(obj["apiVersion"], obj["kind"], name, namespace) is None:
             self._api.create(obj, namespace, manager=manager)
         else:
@@ -110,13 +110,13 @@ class Run:
 
     def _merge(self, target: Mapping[str, Any], patch: Any, manager: str, subresource: str) -> None:
         version, kind = api_version(self._api, target["kind"])
-        namespace = target.get("namespace", self._namespace)
+        namespace = target.get("namespace", self.namespace)
         self._api.merge(version, kind, target["name"], patch, namespace, manager=manager, subresource=subresource)
 
     def _step_delete(self, number: int, step: Mapping[str, Any]) -> None:
         target = self._places.fill(step["delete"])
         version, kind = api_version(self._api, target["kind"])
-        self._api.delete(version, kind, target["name"], target.get("namespace", self._namespace))
+        self._api.delete(version, kind, target["name"], target.get("namespace", self.namespace))
 
     def _step_pause(self, number: int, step: Mapping[str, Any]) -> None:
         time.sleep(float(step["pause"]))
@@ -125,7 +125,7 @@ class Run:
         wish = self._places.fill(step["wait"])
         version, kind = api_version(self._api, wish["kind"])
         timeout = float(wish.get("timeout", 25))
-        namespace = wish.get("namespace", self._namespace)
+        namespace = wish.get("namespace", self.namespace)
         self._api.until(version, kind, wish["name"], namespace, lambda obj: is_there(obj, wish), timeout=timeout)
 
     def _step_expect(self, number: int, step: Mapping[str, Any]) -> None:
@@ -158,7 +158,7 @@ class Run:
         """Take away what the scenario made, our kinds first so that nobody retries on them; wait for none of it."""
         with contextlib.suppress(ApiStatusError, OSError):
             namespaces = [obj["metadata"]["name"] for obj in self._api.list("v1", "Namespace")]
-            own = [name for name in namespaces if name.startswith(self._namespace)]
+            own = [name for name in namespaces if name.startswith(self.namespace)]
             for version in ("kustomize.toolkit.fluxcd.io/v1", "source.toolkit.fluxcd.io/v1"):
                 for kind in (
                     "Kustomization",

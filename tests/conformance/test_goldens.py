@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -26,8 +25,6 @@ DIFFERENCES: list[Difference] = load_differences(HERE / "differences.yaml")
 PLAYED = [name for name in names() if name not in LATER]
 AT_ONCE = 6
 
-Observed = list[dict[str, Any]]
-
 
 @pytest.fixture(scope="module")
 def daemon(control_plane: ControlPlane) -> Iterator[Daemon]:
@@ -42,30 +39,39 @@ def daemon(control_plane: ControlPlane) -> Iterator[Daemon]:
 @pytest.fixture(scope="module")
 def runs(
     request: pytest.FixtureRequest, control_plane: ControlPlane, daemon: Daemon
-) -> Iterator[dict[str, Future[Observed]]]:
+) -> Iterator[dict[str, Future[None]]]:
     """Every selected scenario, being played."""
     selected = [item.callspec.params["name"] for item in request.session.items if item.get_closest_marker("golden")]  # type: ignore[attr-defined]
     with ThreadPoolExecutor(AT_ONCE, "golden") as pool:
-        yield {
-            name: pool.submit(Run(Scenario.load(name), control_plane.api, storage=daemon.address("storage")).play)
-            for name in selected
-        }
+        yield {name: pool.submit(_play, name, control_plane, daemon) for name in selected}
         pool.shutdown(cancel_futures=True)
+
+
+def _play(name: str, control_plane: ControlPlane, daemon: Daemon) -> None:
+    run = Run(Scenario.load(name), control_plane.api, storage=daemon.address("storage"))
+    try:
+        observed = run.play()
+        wanted = expected(run.scenario.golden, [row for row in DIFFERENCES if row.scenario == name])
+        text = difference_text(wanted, observed)
+        if text:
+            raise AssertionError(text)
+    except AssertionError as error:
+        raise AssertionError(f"{error}\nlog:\n{_log_of(daemon, run.namespace)}") from error
+
+
+def _log_of(daemon: Daemon, namespace: str) -> str:
+    lines = [line for line in daemon.log_text().splitlines() if namespace in line]
+    return "\n".join(f"  {line[:600]}" for line in lines[-30:])
 
 
 @pytest.mark.golden
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", PLAYED)
-def test_what_an_observer_sees_is_what_was_recorded(name: str, runs: dict[str, Future[Observed]]) -> None:
-    scenario = Scenario.load(name)
-    try:
-        observed = runs[name].result()
-    except AssertionError as error:
-        pytest.fail(str(error), pytrace=False)
-    wanted = expected(scenario.golden, [row for row in DIFFERENCES if row.scenario == name])
-    text = difference_text(wanted, observed)
-    if text:
-        pytest.fail(f"{name}: {scenario.why}\n{text}", pytrace=False)
+def test_what_an_observer_sees_is_what_was_recorded(name: str, runs: dict[str, Future[None]]) -> None:
+    failure = runs[name].exception()
+    if isinstance(failure, AssertionError):
+        pytest.fail(f"{name}: {Scenario.load(name).why}\n{failure}", pytrace=False)
+    assert failure is None, failure
 
 
 def test_lists_name_scenarios_that_exist_and_rows_that_say_why() -> None:
