@@ -185,14 +185,18 @@ class Pack:
         # Enough for what does not compress; a window keeps zlib from copying the rest of the pack each time.
         window = min(size + (size >> 9) + 64, _PIECE)
         left = size + 1
+        ended = False
         try:
-            while not inflater.eof:
+            while not ended:
                 self._stop.check()
                 piece = self._data[start : min(start + window, end)]
                 if not piece:
                     raise RemoteError("the pack ends within an object", rule="pack")
                 part = inflater.decompress(piece, min(left, _PIECE))
-                start += len(piece) - len(inflater.unused_data) - len(inflater.unconsumed_tail)
+                # At the end, zlib may leave what follows in both of its remainders.
+                ended = inflater.eof
+                rest = inflater.unused_data if ended else inflater.unconsumed_tail
+                start += len(piece) - len(rest)
                 left -= len(part)
                 if not left:
                     raise RemoteError("an object is larger than it declares", rule="object-size")

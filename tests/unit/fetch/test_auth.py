@@ -73,7 +73,7 @@ def test_ssh_user_is_that_of_the_url_else_git():
 @pytest.mark.parametrize("form", ["openssh", "pkcs8-pem"])
 def test_an_encrypted_identity_needs_a_password(form):
     """spec/source.md 5.7"""
-    locked = KEY.export_private_key(form, passphrase="sesame")
+    locked = KEY.export_private_key(form, passphrase="sesame", rounds=50)
     data = {"identity": locked, "known_hosts": b"K"}
     assert refused(SSH, data, secret="ns/creds") == (
         "AuthenticationFailed",

@@ -86,6 +86,16 @@ def test_contents_that_fell_out_of_the_cache_are_made_again():
         assert content(found, BLOB, block) == (BLOB, block)
 
 
+@pytest.mark.parametrize("size", [(1 << 20) - 1, 1 << 20, (1 << 20) + 1, 3 << 20])
+@pytest.mark.parametrize("cached", [1 << 10, 64 << 20])
+def test_what_follows_a_large_object_is_found(size, cached):
+    """zlib gives its remainder twice when an object ends right after a full piece of output."""
+    large = b"#" * size
+    found = read(pack([Item(BLOB, large), Item(BLOB, b"next")]), PackLimits(cached_bytes=cached))
+    assert content(found, BLOB, b"next") == (BLOB, b"next")
+    assert content(found, BLOB, large) == (BLOB, large)
+
+
 def test_a_large_object_is_hashed_in_pieces_and_read_when_it_is_wanted():
     large = hashlib.sha256(b"x").digest() * 100_000
     found = read(pack([Item(BLOB, large)]), PackLimits(cached_bytes=1 << 20))
