@@ -6,8 +6,8 @@ Knows how news change a set of objects; refuses to know where news come from (`w
 Theory of operation. `run` is the only writer. Each piece of news becomes zero or more `Change`s; for each, the cache
 and its indexes are updated first, then the listeners are called in the order they came, then those who wait for the
 key in `until` hear of it. All of it is synchronous, so a reader never sees half a change, and a listener may read the
-lister but must be quick. Only the first whole picture is taken in parts, so that the loop stays awake: nobody relies
-on the cache before it has synced.
+lister but must be quick. A new picture is compared in parts, so that the loop stays awake, and then taken in one go;
+only the first is taken in parts too, because nobody relies on the cache before it has synced.
 
 Invariants, in whatever order news are repeated or replayed (Q31):
 - an object's resourceVersion never goes back, except in a `Replaced`, which is the truth by definition;
@@ -37,16 +37,17 @@ from gitopsd.krm.objects import Obj, ObjectKey
 from gitopsd.kube.client import KubeClient
 from gitopsd.kube.discovery import Resource
 from gitopsd.kube.errors import ApiError, NotFoundError, UnreachableError
-from gitopsd.kube.lister import Held, Lister, Store, Undecodable
+from gitopsd.kube.lister import Identity, Lister, Store, Undecodable
 from gitopsd.kube.watch import Bookmark, Changed, Failed, News, Pace, Replaced, list_and_watch
 from gitopsd.tasks import TaskScope
 
 log = structlog.get_logger()
 
 M = TypeVar("M")
+T = TypeVar("T")
 
 _LAST_APPLIED = "kubectl.kubernetes.io/last-applied-configuration"
-# Objects of the first picture that are taken in one go.
+# So many objects of a picture are looked at in one go.
 _PART = 200
 # A lost connection is ordinary for so long (seconds); a problem that lasts is said again this often.
 _ORDINARY = 10.0
@@ -187,7 +188,7 @@ class Informer(Generic[M]):
             case Changed("DELETED", obj):
                 self._delete(obj)
             case Changed(_, obj):
-                self._put(obj)
+                self._change(obj)
             case Failed(error):
                 if isinstance(error, NotFoundError):
                     self._forget_all()
@@ -200,36 +201,44 @@ class Informer(Generic[M]):
     # -- the cache
 
     async def _replace(self, items: Sequence[Obj]) -> None:
-        present = {self._key(obj) for obj in items}
+        """Find out in parts what differs, then change the cache in one go; the first time in parts as well."""
+        present: set[ObjectKey] = set()
+        changed: list[tuple[ObjectKey, Obj]] = []
+        async for obj in _in_parts(items):
+            key = self._key(obj)
+            present.add(key)
+            if self._store.held(key) != _identity(obj):
+                changed.append((key, obj))
         for key in self._store.keys:
             if key not in present:
                 self._remove(key)
         self._store.forget_deletions()
-        for number, obj in enumerate(items, start=1):
-            self._put(obj, is_truth=True)
-            if number % _PART == 0 and not self.has_synced:
-                await asyncio.sleep(0)
-        if not self.has_synced:
-            self._synced.set()
-            # Who waits for an object to go has waited while nothing was known; nobody will tell them otherwise.
-            for key, waiting in self._waiting.items():
-                _offer(waiting, self.lister.get(key))
-
-    def _put(self, obj: Obj, *, is_truth: bool = False) -> None:
-        key = self._key(obj)
-        metadata = obj["metadata"]
-        uid, version = str(metadata.get("uid", "")), str(metadata.get("resourceVersion", ""))
-        if not is_truth and self._store.is_outdated(key, version):
+        if self.has_synced:
+            for key, obj in changed:
+                self._put(key, obj)
             return
+        async for key, obj in _in_parts(changed):
+            self._put(key, obj)
+        self._synced.set()
+        # Who waits for an object to go has waited while nothing was known; nobody will tell them otherwise.
+        for key, waiting in self._waiting.items():
+            _offer(waiting, self.lister.get(key))
+
+    def _change(self, obj: Obj) -> None:
+        key = self._key(obj)
+        identity = _identity(obj)
+        if self._store.held(key) != identity and not self._store.is_outdated(key, identity.version):
+            self._put(key, obj)
+
+    def _put(self, key: ObjectKey, obj: Obj) -> None:
+        identity = _identity(obj)
         held = self._store.held(key)
-        if held is not None and held.uid != uid:
+        if held is not None and held.uid != identity.uid:
             self._remove(key)
             held = None
-        if held is not None and held.version == version:
-            return
         model = self._model(key, obj)
         old = self.lister.get(key)
-        self._store.put(key, Held(model, uid, version))
+        self._store.put(key, identity, model)
         self._publish(Change("ADDED" if held is None else "MODIFIED", key, old, self.lister.get(key)))
 
     def _delete(self, obj: Obj) -> None:
@@ -276,6 +285,19 @@ class Informer(Generic[M]):
             if self.lister.undecodable(key) is None:
                 log.warning("an object cannot be read", object=key.subject, error=str(error))
             return Undecodable(key, obj, str(error))
+
+
+def _identity(obj: Obj) -> Identity:
+    metadata = obj["metadata"]
+    return Identity(metadata.get("uid", ""), metadata.get("resourceVersion", ""))
+
+
+async def _in_parts(items: Iterable[T]) -> AsyncIterator[T]:
+    """Go through `items` and let others run now and then."""
+    for number, item in enumerate(items, start=1):
+        yield item
+        if number % _PART == 0:
+            await asyncio.sleep(0)
 
 
 def _offer(waiting: Iterable[asyncio.Queue[M | None]], model: M | None) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, NamedTuple, TypeVar, cast
+from typing import Generic, NamedTuple, TypeVar
 
 from gitopsd.krm.objects import Obj, ObjectKey
 
@@ -27,10 +27,9 @@ class Undecodable:
     error: str
 
 
-class Held(NamedTuple):
-    """One object in the cache: decoded (or `Undecodable`), and what tells it from its earlier selves."""
+class Identity(NamedTuple):
+    """What tells one state of an object from its others."""
 
-    model: Any
     uid: str
     version: str
 
@@ -44,39 +43,39 @@ class Lister(Generic[M]):
     """The read side. What it returns belongs to everybody: never change it."""
 
     def __init__(self) -> None:
-        self._held: dict[ObjectKey, Held] = {}
+        self._models: dict[ObjectKey, M | Undecodable] = {}
         self._indexes: dict[str, _Index[M]] = {}
 
     def __len__(self) -> int:
-        return len(self._held)
+        return len(self._models)
 
     def __contains__(self, key: ObjectKey) -> bool:
-        return key in self._held
+        return key in self._models
 
     def get(self, key: ObjectKey) -> M | None:
         """The object; None when it is not there or cannot be decoded."""
-        held = self._held.get(key)
-        return None if held is None or isinstance(held.model, Undecodable) else cast(M, held.model)
+        model = self._models.get(key)
+        return None if isinstance(model, Undecodable) else model
 
     def list(self, namespace: str | None = None) -> Sequence[M]:
         """Every object that can be decoded, of one namespace or of all."""
-        return self._models(key for key in self._held if namespace is None or key.namespace == namespace)
+        return self._those(key for key in self._models if namespace is None or key.namespace == namespace)
 
     def having(self, index: str, value: object) -> Sequence[M]:
         """Every object for which the index `index` names `value`."""
-        return self._models(self._indexes[index].keys(value))
+        return self._those(self._indexes[index].keys(value))
 
     def undecodable(self, key: ObjectKey) -> Undecodable | None:
         """What is known of an object that is there and cannot be decoded."""
-        held = self._held.get(key)
-        return held.model if held is not None and isinstance(held.model, Undecodable) else None
+        model = self._models.get(key)
+        return model if isinstance(model, Undecodable) else None
 
     @property
     def keys(self) -> Collection[ObjectKey]:
         """The keys of everything there is, as of now."""
-        return tuple(self._held)
+        return tuple(self._models)
 
-    def _models(self, keys: Iterable[ObjectKey]) -> Sequence[M]:
+    def _those(self, keys: Iterable[ObjectKey]) -> Sequence[M]:
         return [model for key in keys if (model := self.get(key)) is not None]
 
 
@@ -85,38 +84,41 @@ class Store(Lister[M]):
 
     def __init__(self) -> None:
         super().__init__()
+        self._identities: dict[ObjectKey, Identity] = {}
         self._buried: dict[ObjectKey, str] = {}
 
     def add_index(self, name: str, values_of: Callable[[M], Iterable[object]]) -> None:
         """Index what is there, and what will be."""
         index = self._indexes[name] = _Index(values_of)
-        for key in self._held:
+        for key in self._models:
             model = self.get(key)
             if model is not None:
                 index.put(key, model)
 
-    def held(self, key: ObjectKey) -> Held | None:
-        """The object with its identity."""
-        return self._held.get(key)
+    def held(self, key: ObjectKey) -> Identity | None:
+        """Which state of an object is held."""
+        return self._identities.get(key)
 
     def is_outdated(self, key: ObjectKey, version: str) -> bool:
         """Whether something newer than `version` is already known of `key`, its end included."""
-        held = self._held.get(key)
+        held = self._identities.get(key)
         known = held.version if held is not None else self._buried.get(key, "")
         return is_older_version(version, known)
 
-    def put(self, key: ObjectKey, held: Held) -> None:
+    def put(self, key: ObjectKey, identity: Identity, model: M | Undecodable) -> None:
         """Hold an object in place of its earlier self."""
-        self._held[key] = held
+        self._models[key] = model
+        self._identities[key] = identity
         self._buried.pop(key, None)
         for index in self._indexes.values():
             index.drop(key)
-            if not isinstance(held.model, Undecodable):
-                index.put(key, held.model)
+            if not isinstance(model, Undecodable):
+                index.put(key, model)
 
     def drop(self, key: ObjectKey) -> None:
         """Hold an object no longer."""
-        self._held.pop(key, None)
+        self._models.pop(key, None)
+        self._identities.pop(key, None)
         for index in self._indexes.values():
             index.drop(key)
 
