@@ -230,7 +230,7 @@ class Checker:
         if live is not None and is_forced and _is_immutable(error) and await self._could_be_created(manifest, plan):
             body = orjson.dumps(manifest, option=orjson.OPT_SORT_KEYS)
             return replace(plan, action=Action.CREATED, body=body, live=live, is_recreated=True)
-        raise ObjectError(dry_run_failure(manifest, error)) from error
+        raise ObjectError(dry_run_failure(manifest, error, len(plan.body))) from error
 
     async def _could_be_created(self, manifest: Obj, plan: Plan) -> bool:
         """Whether the object would be accepted if its place were free, so that it is never deleted for nothing.
@@ -272,9 +272,9 @@ def placed(obj: Obj, resource: Resource) -> Obj:
     return {**obj, "metadata": {name: value for name, value in metadata.items() if name != "namespace"}}
 
 
-def dry_run_failure(obj: Obj, error: ApiError | UnreachableError) -> str:
-    """The text of `spec/kustomize.md` 2.3 for an object that the server refused."""
-    said = server_text(obj, error)
+def dry_run_failure(obj: Obj, error: ApiError | UnreachableError, size: int) -> str:
+    """The text of `spec/kustomize.md` 2.3 for an object of `size` bytes that the server refused."""
+    said = server_text(gvk_of(obj).kind, error, size)
     if isinstance(error, NotFoundError):
         if not get_in(obj, "metadata", "namespace"):
             return f"{subject(obj)} namespace not specified: {said}"
@@ -282,10 +282,14 @@ def dry_run_failure(obj: Obj, error: ApiError | UnreachableError) -> str:
     return f"{subject(obj)} dry-run failed{_reason(error)}: {said}"
 
 
-def server_text(obj: Obj, error: Exception) -> str:
-    """The server's words; for a Secret without the value that a schema error quotes."""
+def server_text(kind: str, error: Exception, size: int) -> str:
+    """The server's words; for a Secret without the value that a schema error quotes, for a giant with its size."""
     text = str(error)
-    return _VALUE.sub("***", text) if gvk_of(obj).kind == "Secret" else text
+    if kind == "Secret":
+        text = _VALUE.sub("***", text)
+    if "too large" in text:
+        text = f"{text} ({size} bytes)"
+    return text
 
 
 def _path_of(obj: Obj, resource: Resource) -> str:

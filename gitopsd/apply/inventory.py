@@ -9,15 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from gitopsd.errors import GitopsdError
-from gitopsd.krm.objects import ObjectKey, apply_order
+from gitopsd.krm.objects import Obj, ObjectKey, apply_order, gvk_of, key_of
 
 _RBAC_GROUP = "rbac.authorization.k8s.io"
 # Only their names may hold a colon, which some systems that read inventories do not take.
 _RBAC_KINDS = frozenset({"Role", "ClusterRole", "RoleBinding", "ClusterRoleBinding"})
 _SHOWN = 80
+# etcd takes 1.5 MiB for a whole object; what is left is for spec, conditions, history and managed fields.
+STATUS_BUDGET: Final = 1_200_000
 
 
 class InventoryError(GitopsdError):
@@ -44,6 +46,25 @@ class InventoryEntry:
     def to_builtins(self) -> dict[str, str]:
         """The entry as the status holds it."""
         return {"id": self.id, "v": self.v}
+
+
+class InventoryTooLargeError(GitopsdError):
+    """More objects than a status can list."""
+
+
+def require_fits(objects: Iterable[Obj], *, limit: int = STATUS_BUDGET) -> None:
+    """Refuse a build whose inventory the status could not hold, before anything of it is applied.
+
+    Raises InventoryTooLargeError (`spec/hostile-inputs.md` O08).
+    """
+    count = size = 0
+    for obj in objects:
+        count += 1
+        size += len(encode(key_of(obj)).encode()) + len(gvk_of(obj).version) + len('{"id":"","v":""},')
+    if size > limit:
+        raise InventoryTooLargeError(
+            f"the inventory of {count} objects is too large: {size} bytes, a status has room for {limit}"
+        )
 
 
 def encode(key: ObjectKey) -> str:

@@ -34,10 +34,13 @@ from gitopsd.krm.objects import Obj, ObjectKey, get_in, gvk_of, key_of
 from gitopsd.kube.client import KubeClient, Params, PatchType
 from gitopsd.kube.discovery import Discovery
 from gitopsd.kube.errors import ApiError, ConflictError, NotFoundError, ServerError, UnreachableError
+from gitopsd.tasks import offload
 
 # Definitions and classes that are not Current after this long fail the apply (4.2), seconds.
 STAGE_PATIENCE: Final = 60.0
 _CONFLICT_TRIES: Final = 5
+# Normalising so many objects takes no noticeable time.
+_FEW: Final = 50
 
 
 class Applier:
@@ -105,7 +108,7 @@ class Applier:
         self._touched = {}
         checker = Checker(self._client, self._discovery, self._rules())
         fresh: set[GroupKind] = set()
-        for stage in staged([normalise(obj) for obj in objects], self._custom_stage_kinds):
+        for stage in staged(await _normalised(objects), self._custom_stage_kinds):
             try:
                 async with asyncio.timeout(self._timeout):
                     plans = await self._check(checker, stage, known or {}, unmoved, fresh)
@@ -178,7 +181,7 @@ class Applier:
         except (ApiError, UnreachableError) as error:
             if not isinstance(error, (ServerError, UnreachableError)):
                 self._touched[plan.key] = None  # the server says it did nothing
-            said = server_text({"apiVersion": "v1", "kind": plan.key.kind}, error)
+            said = server_text(plan.key.kind, error, len(plan.body))
             raise ObjectError(f"{plan.key.subject} apply failed: {said}") from error
         uid, version = (str(get_in(live, "metadata", name, default="")) for name in ("uid", "resourceVersion"))
         known = Known(plan.digest, uid, version)
@@ -219,8 +222,12 @@ class Applier:
         raise ObjectError(f"{plan.key.subject} metadata.managedFields cleanup failed: it changes all the time")
 
     async def _settle(self, entries: Sequence[Entry]) -> None:
-        """Wait until what the next stage may need is Current."""
-        targets = [Target(entry.key, entry.live) for entry in entries if entry.action != Action.SKIPPED]
+        """Wait until what the next stage may need is Current; what nobody moved since it was so still is."""
+        targets = [
+            Target(entry.key, entry.live)
+            for entry in entries
+            if entry.has_changed or (entry.action == Action.UNCHANGED and entry.live is not None)
+        ]
         try:
             await self._health.wait(targets, timeout=self._stage_patience, fail_fast=False)
         except HealthError as error:
@@ -237,6 +244,13 @@ class Applier:
         if kinds:
             self._discovery.forget()
         return kinds
+
+
+async def _normalised(objects: Sequence[Obj]) -> list[Obj]:
+    """Normalise all objects, many of them beside the event loop."""
+    if len(objects) <= _FEW:
+        return [normalise(obj) for obj in objects]
+    return await offload(lambda: [normalise(obj) for obj in objects])
 
 
 def _is_write(plan: Plan) -> bool:

@@ -17,6 +17,7 @@ from gitopsd.kube.client import KubeClient, KubeSettings
 from gitopsd.kube.discovery import Discovery
 from gitopsd.kube.informer import InformerPool
 from gitopsd.tasks import TaskScope
+from tests.apiclient import ApiStatusError
 from tests.controlplane import ControlPlane
 
 PREFIX = "kustomize.toolkit.fluxcd.io"
@@ -134,7 +135,41 @@ async def workbench(control_plane: ControlPlane, namespace: str, *, user: str = 
         yield Workbench(control_plane, client, tasks, namespace)
 
 
-async def settled(seconds: float = 0.0) -> None:
-    """Let everything run that is ready to."""
-    for _ in range(5):
-        await asyncio.sleep(seconds)
+_ADMISSION = "admissionregistration.k8s.io/v1"
+
+
+def guard(bench: Workbench, operation: str, message: str) -> str:
+    """Have the server refuse `operation` on ConfigMaps named `guarded…` in the namespace; returns the policy."""
+    name = f"{operation.lower()}-{bench.namespace}"
+    rule = {"apiGroups": [""], "apiVersions": ["v1"], "operations": [operation], "resources": ["configmaps"]}
+    here = {"matchLabels": {"kubernetes.io/metadata.name": bench.namespace}}
+    validation = {"expression": "!request.name.startsWith('guarded')", "message": message}
+    spec = {"matchConstraints": {"resourceRules": [rule]}, "validations": [validation]}
+    binding = {"policyName": name, "validationActions": ["Deny"], "matchResources": {"namespaceSelector": here}}
+    for kind, content in (("ValidatingAdmissionPolicy", spec), ("ValidatingAdmissionPolicyBinding", binding)):
+        bench.api.create({"apiVersion": _ADMISSION, "kind": kind, "metadata": {"name": name}, "spec": content})
+    return name
+
+
+async def enforced(bench: Workbench, policy: str) -> None:
+    """Wait until the API server has taken a policy to heart; it does not say when."""
+    path = f"/api/v1/namespaces/{bench.namespace}/configmaps"
+    probe = bench.config_map("guarded-probe")
+    if policy.startswith("delete"):
+        bench.api.create(probe)
+    for _ in range(200):
+        try:
+            if policy.startswith("delete"):
+                bench.api.request("DELETE", f"{path}/guarded-probe", params={"dryRun": "All"})
+            else:
+                bench.api.request("POST", path, probe, params={"dryRun": "All"})
+        except ApiStatusError:
+            return
+        await asyncio.sleep(0.05)
+    raise AssertionError(f"{policy} is never enforced")
+
+
+def unguard(bench: Workbench, policy: str) -> None:
+    """Take a policy away."""
+    for kind in ("ValidatingAdmissionPolicyBinding", "ValidatingAdmissionPolicy"):
+        bench.api.delete(_ADMISSION, kind, policy)

@@ -14,7 +14,7 @@ from gitopsd.apply.inventory import InventoryEntry
 from gitopsd.krm.objects import Obj
 from gitopsd.kube.errors import UnreachableError
 from tests.controlplane import ControlPlane
-from tests.flows.applying import PREFIX, Workbench, workbench
+from tests.flows.applying import PREFIX, Workbench, enforced, guard, unguard, workbench
 
 
 @pytest.fixture
@@ -128,7 +128,24 @@ async def test_an_object_that_only_moved_between_look_and_delete_goes(bench: Wor
     assert bench.live("ConfigMap", "a") is None
 
 
-async def test_Q20_a_refused_deletion_is_reported_and_handed_back(bench: Workbench) -> None:
+async def test_Q20_a_deletion_denied_by_policy_keeps_its_entry(bench: Workbench) -> None:
+    """spec/kustomize.md 5.2, 10 row 13."""
+    changes = await bench.apply(bench.config_map("guarded"), bench.config_map("free"))
+    policy = guard(bench, "DELETE", "stays")
+    try:
+        await enforced(bench, policy)
+        result = await bench.prune(changes.inventory())
+    finally:
+        unguard(bench, policy)
+    assert result.lines() == [f"ConfigMap/{bench.namespace}/free deleted"]
+    assert result.message == (
+        f'delete failed, errors: ConfigMap/{bench.namespace}/guarded delete failed: configmaps "guarded" is forbidden: '
+        f"ValidatingAdmissionPolicy '{policy}' with binding '{policy}' denied request: stays;"
+    )
+    assert [entry.id for entry in result.undeleted] == [f"{bench.namespace}_guarded__ConfigMap"]
+
+
+async def test_a_deletion_without_answer_is_reported_and_handed_back(bench: Workbench) -> None:
     """spec/kustomize.md 5.2, 10 row 13: joined, and the rest goes on."""
     changes = await bench.apply(bench.config_map("a"), bench.config_map("b"), bench.config_map("c"))
     delete = bench.client.delete

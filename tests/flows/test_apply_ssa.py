@@ -13,7 +13,7 @@ from gitopsd.apply.changes import Action, ApplyError
 from gitopsd.apply.control import with_owner
 from gitopsd.krm.objects import Obj
 from tests.controlplane import ControlPlane
-from tests.flows.applying import PREFIX, Workbench, workbench
+from tests.flows.applying import PREFIX, Workbench, enforced, guard, unguard, workbench
 
 
 @pytest.fixture
@@ -434,6 +434,34 @@ async def test_Q19_a_terminating_namespace_refuses_and_may_be_tried_again(bench:
             await bench.apply(bench.config_map("a", namespace=name))
     finally:
         bench.api.merge("v1", "ConfigMap", "hold", {"metadata": {"finalizers": None}}, name)
+
+
+async def test_Q20_a_refusal_by_policy_has_the_policys_words(bench: Workbench) -> None:
+    policy = guard(bench, "CREATE", "not in this house")
+    try:
+        await enforced(bench, policy)
+        with pytest.raises(ApplyError) as error:
+            await bench.apply(bench.config_map("guarded"), bench.config_map("free"))
+    finally:
+        unguard(bench, policy)
+    assert str(error.value) == (
+        f'ConfigMap/{bench.namespace}/guarded dry-run failed (Invalid): configmaps "guarded" is forbidden: '
+        f"ValidatingAdmissionPolicy '{policy}' with binding '{policy}' denied request: not in this house\n"
+    )
+    assert bench.live("ConfigMap", "free") is None
+
+
+async def test_Q14_an_object_too_large_for_the_store_is_named_with_its_size(bench: Workbench) -> None:
+    group = f"{bench.namespace}.example.com"
+    try:
+        with pytest.raises(ApplyError) as error:
+            await bench.apply(bench.crd(group, text={"type": "string"}), bench.widget(group, "w", text="x" * 1_700_000))
+    finally:
+        bench.api.delete("apiextensions.k8s.io/v1", "CustomResourceDefinition", f"widgets.{group}")
+    text = str(error.value).partition("\n")[0]
+    assert text.startswith(f"Widget/{bench.namespace}/w ")
+    assert "too large" in text
+    assert text.endswith(" bytes)")
 
 
 async def test_the_earliest_refusal_is_reported_whoever_answers_first(bench: Workbench) -> None:

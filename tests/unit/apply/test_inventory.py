@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from gitopsd.apply import inventory
-from gitopsd.apply.inventory import InventoryEntry, InventoryError, decode, deletion_order, encode, stale, union
-from gitopsd.krm.objects import ObjectKey
+from gitopsd.apply.inventory import (
+    InventoryEntry,
+    InventoryError,
+    InventoryTooLargeError,
+    decode,
+    deletion_order,
+    encode,
+    require_fits,
+    stale,
+    union,
+)
+from gitopsd.krm.objects import ObjectKey, key_of
 
 RBAC = "rbac.authorization.k8s.io"
 
@@ -103,3 +114,14 @@ def test_a_status_is_read_as_it_stands() -> None:
     assert inventory.read([{"id": "a_b__C", "v": "v1"}, {"id": "a_b__C", "v": "v1"}, {"v": "v1"}]) == (
         InventoryEntry("a_b__C", "v1"),
     )
+
+
+def test_O08_an_inventory_that_no_status_can_hold_is_refused_beforehand() -> None:
+    objects = [
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"namespace": "ns", "name": f"n{number:03}"}}
+        for number in range(10)
+    ]
+    size = len(orjson.dumps([InventoryEntry.of(key_of(obj), "v1").to_builtins() for obj in objects])) - 1
+    require_fits(objects, limit=size)
+    with pytest.raises(InventoryTooLargeError, match=rf"^the inventory of 10 objects is too large: {size} bytes"):
+        require_fits(objects, limit=size - 1)
