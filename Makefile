@@ -37,15 +37,15 @@ check: setup ## format, lint, types, import contract, unit tests, generated file
 	@$(BIN)/lint-imports
 	@$(BIN)/python -m gitopsd.api.crd --check config/crd
 	@$(BIN)/python tools/engine_check.py
-	@$(BIN)/pytest -q -n 2 tests/unit
+	@$(BIN)/pytest -q -n 2 --dist worksteal tests/unit
 
 .PHONY: test
 test: setup controlplane ## all tests, also those against the real control plane
-	@$(BIN)/pytest -q -n 2 --dist loadgroup tests/unit tests/flows tests/faults tests/conformance
+	@$(BIN)/pytest -q -n 2 --dist loadfile tests
 
 .PHONY: faults
 faults: setup controlplane ## the long fault campaigns in full
-	@GITOPSD_CAMPAIGN=full $(BIN)/pytest -q -n 1 tests/faults
+	@GITOPSD_CAMPAIGN=full $(BIN)/pytest -q tests/faults
 
 .PHONY: bench
 bench: setup controlplane ## numbers against the API server's own floor (N=200)
