@@ -121,6 +121,10 @@ class UnreachableError(GitopsdError):
         self.is_final = is_final  # asking again at once would end the same way
 
 
+class UntrustedServerError(UnreachableError):
+    """The server showed a certificate that we have no reason to trust, or spoke no TLS at all."""
+
+
 class BrokenAnswerError(UnreachableError):
     """An answer came and was cut short, malformed or over its bound; nothing of it is used."""
 

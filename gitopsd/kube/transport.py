@@ -35,6 +35,7 @@ from gitopsd.kube.errors import (
     TooManyRequestsError,
     UnauthorizedError,
     UnreachableError,
+    UntrustedServerError,
     error_of,
 )
 from gitopsd.tasks import Backoff
@@ -64,12 +65,17 @@ _FINAL_TEXTS = (
 )
 
 
+_TLS_ERRORS = (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError, ssl.SSLError)
+# What credentials and CAs that were replaced meanwhile look like: they are read again, once.
+_OUTDATED = (UnauthorizedError, UntrustedServerError)
+
+
 @dataclass(frozen=True)
 class Effort:
     """How hard to try. Seconds.
 
-    `timeout` bounds one call, `patience` how long failures are repeated within it. `qps` and `burst` count only on
-    servers without Priority and Fairness.
+    `timeout` bounds one call, `patience` how long failures are repeated within it. `qps` (0: any number) and `burst`
+    count only on servers without Priority and Fairness.
     """
 
     timeout: float = 60.0
@@ -163,7 +169,7 @@ class Transport:
                     seen = self.access
                     try:
                         return parse(await self._attempt(request))
-                    except UnauthorizedError:
+                    except _OUTDATED:
                         if was_refreshed or not await self.refresh(seen):
                             raise
                         was_refreshed = True
@@ -214,7 +220,7 @@ class Transport:
         if not self._knows_flow_control and response.status < 300:
             # Servers with Priority and Fairness queue for themselves and say so in every answer.
             self._knows_flow_control = True
-            if _FLOW_SCHEMA not in response.headers:
+            if _FLOW_SCHEMA not in response.headers and self.effort.qps > 0:
                 self._bucket = TokenBucket(self.effort.qps, self.effort.burst)
         return response
 
@@ -224,14 +230,19 @@ class Transport:
         `timeout` (seconds) is for the headers alone.
         """
         await self.refresh_if_stale()
+        seen = self.access
+        limit = self.effort.timeout if timeout is None else timeout
         try:
-            async with asyncio.timeout(self.effort.timeout if timeout is None else timeout):
-                seen = self.access
+            return await self._start(request, limit)
+        except _OUTDATED:
+            if not await self.refresh(seen):
+                raise
+        return await self._start(request, limit)
+
+    async def _start(self, request: Request, timeout: float) -> aiohttp.ClientResponse:
+        try:
+            async with asyncio.timeout(timeout):
                 response = await self.open(request)
-                if response.status == 401:
-                    response.close()
-                    await self.refresh(seen)
-                    response = await self.open(request)
                 if response.status < 300:
                     return response
                 async with response:
@@ -271,14 +282,14 @@ class Transport:
 
     def unreachable(self, error: Exception) -> UnreachableError:
         """Our error for what aiohttp, the TLS library or the kernel say."""
-        said, is_final = _in_words(error)
-        kind = (
-            BrokenAnswerError
-            if isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ClientResponseError))
-            else UnreachableError
-        )
+        kind: type[UnreachableError] = UnreachableError
+        if isinstance(error, _TLS_ERRORS):
+            kind = UntrustedServerError
+        elif isinstance(error, (aiohttp.ClientPayloadError, aiohttp.ClientResponseError)):
+            kind = BrokenAnswerError
         is_unsent = isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError))
-        return kind(f"the API server at {self.access.host} {said}", is_unsent=is_unsent, is_final=is_final)
+        text = f"the API server at {self.access.host} {_in_words(error)}"
+        return kind(text, is_unsent=is_unsent, is_final=kind is UntrustedServerError)
 
     def _count(self, code: int | str, method: str) -> None:
         counter = self._counters.get((code, method))
@@ -356,28 +367,28 @@ def _is_verdict(error: ServerError) -> bool:
     return error.status in {500, 501} and any(text in error.message for text in _FINAL_TEXTS)
 
 
-def _in_words(error: Exception) -> tuple[str, bool]:
-    """What happened, in words that are safe to show, and whether asking again at once is pointless."""
+def _in_words(error: Exception) -> str:
+    """What happened, in words that are safe to show."""
     match error:
-        case aiohttp.ClientConnectorCertificateError() | aiohttp.ClientConnectorSSLError() | ssl.SSLError():
-            return f"is not trusted: {_tls_reason(error)}", True
+        case _ if isinstance(error, _TLS_ERRORS):
+            return f"is not trusted: {_tls_reason(error)}"
         case aiohttp.ClientProxyConnectionError():
-            return "cannot be reached: its proxy does not answer", False
+            return "cannot be reached: its proxy does not answer"
         case aiohttp.ClientHttpProxyError():
-            return f"cannot be reached: its proxy answered {error.status}", False
+            return f"cannot be reached: its proxy answered {error.status}"
         case aiohttp.ClientConnectorDNSError():
-            return "cannot be reached: its name is not known", False
+            return "cannot be reached: its name is not known"
         case TimeoutError():
-            return "did not answer in time", False
+            return "did not answer in time"
         case aiohttp.ClientPayloadError():
-            return "cut its answer short", False
+            return "cut its answer short"
         case aiohttp.ClientResponseError():
-            return "gave an answer that is not HTTP", False
+            return "gave an answer that is not HTTP"
         case OSError() if isinstance(error.__cause__ or error, ConnectionRefusedError):
-            return "cannot be reached: connection refused", False
+            return "cannot be reached: connection refused"
         case OSError() if error.strerror:
-            return f"cannot be reached: {error.strerror.lower()}", False
-    return "cannot be reached: connection lost", False
+            return f"cannot be reached: {error.strerror.lower()}"
+    return "cannot be reached: connection lost"
 
 
 def _tls_reason(error: Exception) -> str:

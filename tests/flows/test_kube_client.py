@@ -27,6 +27,7 @@ from gitopsd.kube.errors import (
     NotFoundError,
     UnauthorizedError,
     UnreachableError,
+    UntrustedServerError,
 )
 from tests.certificates import Authority
 from tests.controlplane import ControlPlane
@@ -263,18 +264,29 @@ async def test_a_tenants_kubeconfig_from_a_secret_connects(control_plane: Contro
         assert await client.get("/api/v1/namespaces/default")
 
 
-async def test_a_server_signed_by_a_stranger_is_not_trusted(control_plane: ControlPlane, tmp_path: Path) -> None:
+async def test_T55_a_server_signed_by_a_stranger_is_not_trusted_until_the_ca_file_says_so(
+    control_plane: ControlPlane, tmp_path: Path
+) -> None:
+    """spec/hostile-inputs.md T55: a rotated CA is taken up without a restart, by requests and by watches."""
     document = yaml.safe_load(control_plane.kubeconfig.read_text())
-    stranger = Authority(tmp_path / "other")
+    stranger = Authority(tmp_path / "other").file.read_bytes()
+    (tmp_path / "ca.crt").write_bytes(stranger)
     for cluster in document["clusters"]:
         cluster["cluster"].pop("certificate-authority-data", None)
-        cluster["cluster"]["certificate-authority"] = str(stranger.file)
+        cluster["cluster"]["certificate-authority"] = "ca.crt"
     (tmp_path / "config").write_text(yaml.safe_dump(document))
-    async with KubeClient.connect(KubeSettings(kubeconfig=tmp_path / "config")) as client:
-        with pytest.raises(UnreachableError, match="is not trusted: ") as caught:
+    async with (
+        KubeClient.connect(KubeSettings(kubeconfig=tmp_path / "config")) as client,
+        KubeClient.connect(KubeSettings(kubeconfig=tmp_path / "config")) as watcher,
+    ):
+        with pytest.raises(UntrustedServerError, match="is not trusted: ") as caught:
             await client.get("/api/v1/namespaces/default")
-    assert control_plane.admin_token not in str(caught.value)
-    assert str(tmp_path) not in str(caught.value)
+        assert control_plane.admin_token not in str(caught.value)
+        assert str(tmp_path) not in str(caught.value)
+        (tmp_path / "ca.crt").write_bytes(control_plane.ca_file.read_bytes())
+        assert await client.get("/api/v1/namespaces/default")
+        async with watcher.watch("/api/v1/namespaces") as frames:
+            assert (await anext(frames))["type"] == "ADDED"
 
 
 # -- trouble on the way
