@@ -3,7 +3,7 @@
 Theory of operation. A `FileTree` *is* an uncompressed tar archive with one fixed form (spec/source.md 4.3), kept in a
 sealed memfd. Reading a file is one `pread` at a known offset; another process of the same user opens the same memory
 through `shared_path()`. So there is neither a second copy for the engine nor a directory on disk. Where the system
-has no memfd, a file in the directory given to `spill_trees_into` takes its place.
+has no memfd, a private file takes its place (`artifact.shared`).
 
 Knows paths, bytes and the tar form; refuses to know compression, sources and Kubernetes.
 Invariants: every path is relative, has no empty, `.` or `..` part and stays within the bounds; nothing is both a file
@@ -13,24 +13,27 @@ equal bytes and thus an equal digest. Paths that are not UTF-8 are kept byte for
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
-import os
-import tempfile
-import weakref
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
-from pathlib import Path
+from typing import Final
 
+from gitopsd.artifact.shared import SharedFile, SharedFileWriter
+from gitopsd.artifact.tarform import (
+    BLOCK,
+    MODE_DIRECTORY,
+    MODE_EXECUTABLE,
+    MODE_FILE,
+    TYPE_DIRECTORY,
+    TYPE_FILE,
+    header,
+    padding,
+)
 from gitopsd.errors import GitopsdError
 
-BLOCK = 512
-_CHUNK = 1 << 20
-_PARENT_PARTS = frozenset((b"", b".", b".."))
-_MODE_DIRECTORY, _MODE_FILE, _MODE_EXECUTABLE = 0o750, 0o600, 0o700
-_TYPE_FILE, _TYPE_DIRECTORY, _TYPE_PAX = b"0", b"5", b"x"
+_CHUNK: Final = 1 << 20
+_PARENT_PARTS: Final = frozenset((b"", b".", b".."))
 
 
 class TreeError(GitopsdError):
@@ -130,27 +133,19 @@ class FileTree(Mapping[str, bytes]):
         """
         layout = Layout.plan(files, directories, limits)
         runnable = frozenset(executables)
-        members: dict[str, int] = {}
-        writer = SharedFileWriter()
+        spool = _Spool(limits)
         try:
-            content = 0
             for path, raw, is_directory in layout.entries:
                 if is_directory:
-                    writer.write(header(raw, 0, _MODE_DIRECTORY, _TYPE_DIRECTORY))
+                    spool.lay_directory(raw)
                     continue
                 data = files[path]
-                content += len(data)
-                if content > limits.content:
-                    raise TreeError(f"the files hold more than {limits.content} bytes")
-                executable = path in runnable
-                writer.write(header(raw, len(data), _MODE_EXECUTABLE if executable else _MODE_FILE, _TYPE_FILE))
-                members[path] = pack_member(writer.size, len(data), executable=executable)
-                writer.write(data)
-                writer.write(padding(len(data)))
-            writer.write(bytes(2 * BLOCK))
-            return cls(writer.finish(), members, layout.directories)
+                spool.lay_file(path, raw, len(data), executable=path in runnable)
+                spool.write(data)
+                spool.write(padding(len(data)))
+            return cls(spool.finish(), spool.members, layout.directories)
         except BaseException:
-            writer.discard()
+            spool.discard()
             raise
 
     def __getitem__(self, path: str) -> bytes:
@@ -231,6 +226,79 @@ class FileTree(Mapping[str, bytes]):
         )
 
 
+class TreeWriter:
+    """Takes files and directories as they come, in any order, and makes a tree of them.
+
+    What comes in the order of a tree is laid down once; anything else a second time when it is complete. Of two files
+    of one name the later counts. Ends with `finish` or `discard`. Every method may raise TreeError.
+    """
+
+    def __init__(self, limits: TreeLimits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
+        self._spool = _Spool(limits)
+        self._spool.lay_directory(b".")
+        self._arrived: list[str] = []
+        self._directories: set[str] = set()
+        self._names = 0
+        self._left = 0
+        self._padding = b""
+
+    def add_directory(self, path: str) -> None:
+        """Add a directory; adding it twice is adding it once."""
+        raw = encode_path(path, self._limits)
+        if path in self._directories:
+            return
+        self._count(path, raw)
+        self._directories.add(path)
+        if len(self._directories) > self._limits.directories:
+            raise TreeError(f"there are more than {self._limits.directories} directories")
+        self._spool.lay_directory(raw)
+
+    def add_file(self, path: str, data: bytes, *, executable: bool = False) -> None:
+        """Add a file that is in memory."""
+        self.begin_file(path, len(data), executable=executable)
+        self.write(data)
+
+    def begin_file(self, path: str, size: int, *, executable: bool = False) -> None:
+        """Begin a file of exactly `size` bytes, which `write` then takes in pieces."""
+        assert self._left == 0, "the file before is not complete"
+        raw = encode_path(path, self._limits)
+        self._count(path, raw)
+        self._spool.lay_file(path, raw, size, executable=executable)
+        if len(self._spool.members) > self._limits.files:
+            raise TreeError(f"there are more than {self._limits.files} files")
+        self._left = size
+        self._padding = padding(size)
+
+    def write(self, data: bytes) -> None:
+        """Add the next piece of the file that was begun."""
+        assert len(data) <= self._left, "more bytes than the file has"
+        self._spool.write(data)
+        self._left -= len(data)
+        if not self._left:
+            self._spool.write(self._padding)
+
+    def finish(self) -> FileTree:
+        """The tree of all that was added."""
+        assert self._left == 0, "the last file is not complete"
+        members = self._spool.members
+        layout = Layout.plan(members, self._directories, self._limits)
+        if self._arrived == [path for path, _, _ in layout.entries[1:]]:
+            return FileTree(self._spool.finish(), members, layout.directories)
+        spooled = FileTree(self._spool.finish(), members, layout.directories)
+        return selection(spooled, members, layout.directories, self._limits)
+
+    def discard(self) -> None:
+        """Forget what was added."""
+        self._spool.discard()
+
+    def _count(self, path: str, raw: bytes) -> None:
+        self._arrived.append(path)
+        self._names += len(raw)
+        if self._names > self._limits.names:
+            raise TreeError(f"the names of the files take more than {self._limits.names} bytes")
+
+
 class _Renamed(Mapping[str, bytes]):
     """Files of a tree under other names, read when asked for."""
 
@@ -248,10 +316,13 @@ class _Renamed(Mapping[str, bytes]):
         return len(self._originals)
 
 
-def selection(tree: FileTree, files: Iterable[str], directories: Iterable[str]) -> FileTree:
+def selection(
+    tree: FileTree, files: Iterable[str], directories: Iterable[str], limits: TreeLimits = DEFAULT_LIMITS
+) -> FileTree:
     """The tree that holds only these `files` and `directories` of `tree`. Blocking."""
     names = {name: name for name in files}
-    return FileTree.build(_Renamed(tree, names), [name for name in names if tree.is_executable(name)], directories)
+    executables = [name for name in names if tree.is_executable(name)]
+    return FileTree.build(_Renamed(tree, names), executables, directories, limits=limits)
 
 
 # -- the tar form ------------------------------------------------------------------------------------------------------
@@ -265,6 +336,33 @@ def pack_member(offset: int, size: int, *, executable: bool) -> int:
 def unpack_member(member: int) -> tuple[int, int, bool]:
     """Offset, size and executable bit; the inverse of `pack_member`."""
     return (member >> 41) * BLOCK, (member >> 1) & 0xFF_FFFF_FFFF, bool(member & 1)
+
+
+class _Spool:
+    """Lays entries down one after the other, in the form of the tar, and notes where each file's bytes are."""
+
+    def __init__(self, limits: TreeLimits) -> None:
+        self._limits = limits
+        self._writer = SharedFileWriter()
+        self._content = 0
+        self.members: dict[str, int] = {}
+        self.write = self._writer.write
+        self.discard = self._writer.discard
+
+    def lay_directory(self, raw: bytes) -> None:
+        self.write(header(raw, 0, MODE_DIRECTORY, TYPE_DIRECTORY))
+
+    def lay_file(self, path: str, raw: bytes, size: int, *, executable: bool) -> None:
+        """Write the header; the content and its padding follow."""
+        self._content += size
+        if self._content > self._limits.content:
+            raise TreeError(f"the files hold more than {self._limits.content} bytes")
+        self.write(header(raw, size, MODE_EXECUTABLE if executable else MODE_FILE, TYPE_FILE))
+        self.members[path] = pack_member(self._writer.size, size, executable=executable)
+
+    def finish(self) -> SharedFile:
+        self.write(bytes(2 * BLOCK))
+        return self._writer.finish()
 
 
 @dataclass(frozen=True)
@@ -306,147 +404,3 @@ def _add_with_parents(folders: dict[str, bytes], path: str, raw: bytes) -> None:
         folders[path] = raw
         path, _, _ = path.rpartition("/")
         raw, _, _ = raw.rpartition(b"/")
-
-
-def padding(size: int) -> bytes:
-    """The zero bytes that fill content up to a whole block."""
-    return bytes(-size % BLOCK)
-
-
-def header(raw: bytes, size: int, mode: int, kind: bytes) -> bytes:
-    """The header of one entry: USTAR, preceded by a PAX record only when the name does not fit into it."""
-    if len(raw) <= 100 and raw.isascii():
-        return _block(raw, b"", size, mode, kind)
-    split = _split_name(raw)
-    if split is not None:
-        return _block(split[1], split[0], size, mode, kind)
-    record = _pax_record(b"path", raw)
-    folder, _, name = raw.rpartition(b"/")
-    pax_name = b"/".join(part for part in (folder, b"PaxHeaders.0", name) if part)
-    pax = _block(_ascii(pax_name)[:100].rstrip(b"/"), b"", len(record), 0, _TYPE_PAX)
-    return pax + record + padding(len(record)) + _block(_ascii(raw)[:100].rstrip(b"/"), b"", size, mode, kind)
-
-
-def _ascii(raw: bytes) -> bytes:
-    return raw.decode("utf-8", "replace").encode("ascii", "ignore")
-
-
-def _split_name(raw: bytes) -> tuple[bytes, bytes] | None:
-    """The prefix and the name of a USTAR header, or None when the path cannot be split into the two."""
-    if not raw.isascii():
-        return None
-    at = raw.rfind(b"/", 0, 156)
-    return (raw[:at], raw[at + 1 :]) if at > 0 and len(raw) - at - 1 <= 100 else None
-
-
-def _pax_record(key: bytes, value: bytes) -> bytes:
-    """`<length> key=value` where the length counts its own digits."""
-    rest = len(key) + len(value) + 3
-    length = rest + len(str(rest))
-    length = rest + len(str(length))
-    return b"%d %s=%s\n" % (length, key, value)
-
-
-_ZERO_ID = b"0000000\0"
-_FIXED_SUM = sum(_ZERO_ID * 2 + b"00000000000\0" + b"ustar\x0000") + 8 * ord(" ")
-
-
-def _block(name: bytes, prefix: bytes, size: int, mode: int, kind: bytes) -> bytes:
-    mode_field = b"%07o\0" % mode
-    size_field = b"%011o\0" % size
-    # A PAX record's own header names no device: so the usual tar writers have it, and so readers may expect it.
-    devices = bytes(16) if kind == _TYPE_PAX else _ZERO_ID * 2
-    checksum = sum(devices) + _FIXED_SUM + sum(name) + sum(prefix) + sum(mode_field) + sum(size_field) + kind[0]
-    return b"".join(
-        (
-            name.ljust(100, b"\0"),
-            mode_field,
-            _ZERO_ID,
-            _ZERO_ID,
-            size_field,
-            b"00000000000\0",
-            b"%06o\0 " % checksum,
-            kind,
-            bytes(100),
-            b"ustar\x0000",
-            bytes(64),
-            devices,
-            prefix.ljust(155, b"\0"),
-            bytes(12),
-        )
-    )
-
-
-# -- memory that another process can open ------------------------------------------------------------------------------
-
-_SPILL: list[Path] = []
-
-
-def spill_trees_into(directory: Path) -> None:
-    """Where the system has no memfd, keep trees as files in `directory` (the system's own place otherwise)."""
-    _SPILL[:] = [directory]
-
-
-class SharedFile:
-    """Bytes that do not change any more and that have a path; gone when the last reference to it is."""
-
-    __slots__ = ("__weakref__", "_descriptor", "path", "size")
-
-    def __init__(self, descriptor: int, path: str, size: int, *, temporary: bool) -> None:
-        self._descriptor = descriptor
-        self.path = path
-        self.size = size
-        weakref.finalize(self, _release, descriptor, path if temporary else None)
-
-    def read(self, offset: int, size: int) -> bytes:
-        """`size` bytes from `offset` on; never fewer."""
-        data = os.pread(self._descriptor, size, offset)
-        while len(data) < size:
-            more = os.pread(self._descriptor, size - len(data), offset + len(data))
-            if not more:
-                raise TreeError("a stored tree is shorter than it was")
-            data += more
-        return data
-
-
-class SharedFileWriter:
-    """Writes a SharedFile from its beginning to its end; ends with `finish` or `discard`."""
-
-    def __init__(self) -> None:
-        self._temporary = False
-        try:
-            self._descriptor = os.memfd_create("gitopsd-tree", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-            self._path = f"/proc/{os.getpid()}/fd/{self._descriptor}"
-        except (AttributeError, OSError):
-            self._descriptor, self._path = tempfile.mkstemp(
-                prefix=f"tree-{os.getpid()}-", suffix=".tar", dir=next(iter(_SPILL), None)
-            )
-            self._temporary = True
-        self._out = os.fdopen(self._descriptor, "wb", buffering=_CHUNK, closefd=False)
-        self.size = 0
-
-    def write(self, data: bytes) -> None:
-        """Append `data`."""
-        self._out.write(data)
-        self.size += len(data)
-
-    def finish(self) -> SharedFile:
-        """Seal what was written: from now on nobody can change it."""
-        self._out.close()
-        if not self._temporary:
-            seals = fcntl.F_SEAL_WRITE | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-            fcntl.fcntl(self._descriptor, fcntl.F_ADD_SEALS, seals)
-        return SharedFile(self._descriptor, self._path, self.size, temporary=self._temporary)
-
-    def discard(self) -> None:
-        """Forget it, for an error stopped the writing."""
-        with suppress(OSError):
-            self._out.close()
-        _release(self._descriptor, self._path if self._temporary else None)
-
-
-def _release(descriptor: int, path: str | None) -> None:
-    with suppress(OSError):
-        os.close(descriptor)
-    if path is not None:
-        Path(path).unlink(missing_ok=True)

@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gitopsd.artifact import tree as tree_module
+from gitopsd.artifact import shared
 from gitopsd.artifact.tree import FileTree, TreeError, TreeLimits, clamp_path, decode_path, encode_path, shown
 
 COMPONENT = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/\0"), min_size=1, max_size=12).filter(
@@ -234,8 +234,8 @@ def test_the_memory_is_given_back_with_the_last_reference() -> None:
 
 def test_without_memfd_a_private_file_takes_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delattr(os, "memfd_create", raising=False)
-    monkeypatch.setattr(tree_module, "_SPILL", [])
-    tree_module.spill_trees_into(tmp_path)
+    monkeypatch.setattr(shared, "_SPILL", [])
+    shared.spill_into(tmp_path)
     tree = vector_tree()
     stored = Path(tree.shared_path())
     assert stored.parent == tmp_path
