@@ -296,6 +296,8 @@ async def _run(
         if process.returncode is None:
             process.kill()
             await process.wait()
+        # A client that left early left output unread; its pipe would stay open until the garbage collector complains.
+        process._transport.close()  # type: ignore[attr-defined]
 
 
 async def _feed(stdin: asyncio.StreamWriter, content: bytes) -> None:

@@ -124,6 +124,8 @@ class SshServer:
                 with contextlib.suppress(ProcessLookupError):
                     child.kill()
                 await child.wait()
+            # Output that a client left unread keeps the pipes open until the garbage collector complains.
+            child._transport.close()
 
 
 async def _pump(source: Any, sink: Any) -> None:
