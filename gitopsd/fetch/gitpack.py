@@ -16,9 +16,10 @@ import hashlib
 import io
 import mmap
 import zlib
+from array import array
+from bisect import bisect_left
 from collections import OrderedDict
 from collections.abc import Callable
-from typing import NamedTuple
 
 from dulwich.errors import ApplyDeltaError  # noqa: TID251 - one of the modules behind fetch.git
 from dulwich.pack import apply_delta  # noqa: TID251
@@ -32,16 +33,9 @@ _OFFSET_DELTA, _HASH_DELTA = 6, 7
 _HASH_SIZE = 20
 _HEADERS = {kind: name.encode() + b" " for kind, name in KINDS.items()}
 _PIECE = 1 << 20
-
-
-class _Entry(NamedTuple):
-    """Where an object is in the pack. `base` is the offset of a delta's base, 0 for a whole object."""
-
-    kind: int
-    start: int
-    size: int
-    base: int
-    depth: int
+_NO_BASE = -1
+# What a kept object takes besides its content.
+_CACHE_COST = 128
 
 
 class Pack:
@@ -55,44 +49,41 @@ class Pack:
         self._limits = limits
         self._stop = stop
         self._inflated = 0
-        self._entries: dict[int, _Entry] = {}
-        self._offsets: dict[bytes, int] = {}
+        # Objects by number, in the order of the pack. Columns of plain numbers and not one object each: half a million
+        # objects would keep the garbage collector, and with it the event loop, busy for half a second.
+        self._offsets = array("Q")
+        self._kinds = bytearray()
+        self._starts = array("Q")
+        self._sizes = array("Q")
+        self._bases = array("q")
+        self._depths = bytearray()
+        self._numbers: dict[bytes, int] = {}
         self._cache: OrderedDict[int, bytes] = OrderedDict()
         self._cached = 0
-        # Offsets of deltas, by the offset or the hash of their base.
-        self._waiting: dict[int | bytes, list[int]] = {}
-        # Objects that came twice: the second offset, and the hash.
-        self._twins: dict[int, bytes] = {}
         self._largest_kept = limits.cached_bytes // 4
         self._read()
 
     def __len__(self) -> int:
-        return len(self._offsets)
+        return len(self._numbers)
 
     def __contains__(self, wanted: str) -> bool:
-        return bytes.fromhex(wanted) in self._offsets
+        return bytes.fromhex(wanted) in self._numbers
 
     def get(self, wanted: bytes) -> tuple[int, bytes]:
         """Kind and content of the object with this hash (20 bytes). Raises RemoteError when it did not come."""
-        offset = self._offsets.get(wanted)
-        if offset is None:
+        number = self._numbers.get(wanted)
+        if number is None:
             raise RemoteError(f"object {wanted.hex()} is not in the pack", rule="missing-object")
-        return self._entries[offset].kind, self._content(offset)
-
-    def size(self, wanted: bytes) -> int | None:
-        """The size of a whole object without inflating it; None for one that is a delta or is not there."""
-        offset = self._offsets.get(wanted)
-        if offset is None or self._entries[offset].base:
-            return None
-        return self._entries[offset].size
+        return self._kinds[number], self._content(number)
 
     def _read(self) -> None:
+        """Find out where every object is, then resolve the deltas."""
         count = read_header(self._data, self._limits)
         self._check_trailer()
         offset = HEADER_SIZE
         try:
-            for _ in range(count):
-                offset = self._read_entry(offset)
+            for number in range(count):
+                offset = self._read_object(number, offset)
         except IndexError:
             raise RemoteError("the pack ends within an object", rule="pack") from None
         if offset != len(self._data) - _HASH_SIZE:
@@ -103,45 +94,53 @@ class Pack:
         hashed = hashlib.sha1(usedforsecurity=False)
         end = len(self._data) - _HASH_SIZE
         with memoryview(self._data) as view:
-            for start in range(0, max(end, 0), 1 << 20):
+            for start in range(0, max(end, 0), _PIECE):
                 self._stop.check()
-                with view[start : min(start + (1 << 20), end)] as part:
+                with view[start : min(start + _PIECE, end)] as part:
                     hashed.update(part)
         if end < HEADER_SIZE or hashed.digest() != self._data[end:]:
             raise RemoteError("the pack does not match its checksum", rule="pack-checksum")
 
-    def _read_entry(self, offset: int) -> int:
+    def _read_object(self, number: int, offset: int) -> int:
         """Read the object at `offset`; returns where the next one begins."""
         kind, size, start = self._object_header(offset)
         if size > self._limits.object_bytes:
             raise RemoteError(f"an object is larger than {self._limits.object_bytes} bytes", rule="object-size")
-        base: int | bytes = 0
+        base = _NO_BASE
         if kind == _OFFSET_DELTA:
             distance, start = self._distance(start)
-            base = offset - distance
-            if distance <= 0 or base not in self._entries:
-                raise RemoteError("a delta names no object before it", rule="delta")
+            base = self._number_at(offset - distance)
         elif kind == _HASH_DELTA:
-            base = self._data[start : start + _HASH_SIZE]
             start += _HASH_SIZE
         elif kind not in KINDS:
             raise RemoteError(f"an object has the unknown type {kind}", rule="object-type")
-        self._entries[offset] = _Entry(kind, start, size, 0, 0)
+        self._offsets.append(offset)
+        self._kinds.append(kind)
+        self._starts.append(start)
+        self._sizes.append(size)
+        self._bases.append(base)
+        self._depths.append(0)
         if kind in KINDS:
-            return self._read_whole(offset, kind, start, size)
-        self._waiting.setdefault(base, []).append(offset)
+            return self._read_whole(number, kind, start, size)
         return self._inflate(start, size, lambda piece: None)
 
-    def _read_whole(self, offset: int, kind: int, start: int, size: int) -> int:
+    def _read_whole(self, number: int, kind: int, start: int, size: int) -> int:
         hashed = _hash_of(kind, size)
         if size > self._largest_kept:
             end = self._inflate(start, size, hashed.update)
-            self._file(offset, hashed.digest(), None)
+            self._file(number, hashed.digest(), None)
             return end
         content, end = self._inflated_bytes(start, size)
         hashed.update(content)
-        self._file(offset, hashed.digest(), content)
+        self._file(number, hashed.digest(), content)
         return end
+
+    def _number_at(self, offset: int) -> int:
+        """Which of the objects so far begins at `offset`."""
+        number = bisect_left(self._offsets, offset) if offset > 0 else len(self._offsets)
+        if number == len(self._offsets) or self._offsets[number] != offset:
+            raise RemoteError("a delta names no object before it", rule="delta")
+        return number
 
     def _object_header(self, offset: int) -> tuple[int, int, int]:
         byte = self._data[offset]
@@ -213,36 +212,45 @@ class Pack:
             raise RemoteError(f"the pack inflates to more than {self._limits.inflated_bytes} bytes", rule="pack-bomb")
 
     def _resolve(self) -> None:
-        """Resolve the deltas of every whole object; the ones found that way are bases in their turn."""
-        if not self._waiting:
-            return
-        names = {offset: found for found, offset in self._offsets.items()} | self._twins
-        work = list(names)
-        while work:
-            offset = work.pop()
-            for key in (offset, names[offset]):
-                for delta in self._waiting.pop(key, ()):
-                    names[delta] = self._resolve_one(delta, offset)
-                    work.append(delta)
-        if self._waiting:
-            missing = sum(map(len, self._waiting.values()))
-            raise RemoteError(f"{missing} deltas have no base in the pack", rule="delta")
+        """Resolve deltas whose base is known, again and again; each round gets at least one step along every chain."""
+        pending = [number for number, kind in enumerate(self._kinds) if kind not in KINDS]
+        for _ in range(self._limits.chain + 1):
+            left: list[int] = []
+            for number in pending:
+                base = self._base_of(number)
+                if base == _NO_BASE:
+                    left.append(number)
+                else:
+                    self._resolve_one(number, base)
+            if not left or len(left) == len(pending):
+                pending = left
+                break
+            pending = left
+        if pending:
+            raise RemoteError(f"{len(pending)} deltas have no base in the pack", rule="delta")
 
-    def _resolve_one(self, offset: int, base_offset: int) -> bytes:
-        base = self._entries[base_offset]
-        if base.depth >= self._limits.chain:
+    def _base_of(self, number: int) -> int:
+        """The resolved object that a delta is against; _NO_BASE while there is none."""
+        base = self._bases[number]
+        if base == _NO_BASE:
+            start = self._starts[number]
+            return self._numbers.get(self._data[start - _HASH_SIZE : start], _NO_BASE)
+        return base if self._kinds[base] in KINDS else _NO_BASE
+
+    def _resolve_one(self, number: int, base: int) -> None:
+        if self._depths[base] >= self._limits.chain:
             raise RemoteError(f"a chain of deltas is longer than {self._limits.chain}", rule="delta-chain")
-        entry = self._entries[offset]
-        self._entries[offset] = _Entry(base.kind, entry.start, entry.size, base_offset, base.depth + 1)
-        content = self._patched(self._content(base_offset), entry)
-        hashed = _hash_of(base.kind, len(content))
+        kind = self._kinds[base]
+        content = self._patched(self._content(base), number)
+        hashed = _hash_of(kind, len(content))
         hashed.update(content)
-        found = hashed.digest()
-        self._file(offset, found, content)
-        return found
+        self._kinds[number] = kind
+        self._bases[number] = base
+        self._depths[number] = self._depths[base] + 1
+        self._file(number, hashed.digest(), content)
 
-    def _patched(self, base: bytes, entry: _Entry) -> bytes:
-        delta, _ = self._inflated_bytes(entry.start, entry.size)
+    def _patched(self, base: bytes, number: int) -> bytes:
+        delta, _ = self._inflated_bytes(self._starts[number], self._sizes[number])
         base_size, at = _delta_size(delta, 0)
         result_size, _ = _delta_size(delta, at)
         if base_size != len(base):
@@ -258,41 +266,40 @@ class Pack:
             raise RemoteError("a delta does not make what it declares", rule="delta")
         return result
 
-    def _file(self, offset: int, found: bytes, content: bytes | None) -> None:
-        """File the object at `offset` under its hash; `content` is kept while there is room."""
-        known = self._offsets.setdefault(found, offset)
+    def _file(self, number: int, found: bytes, content: bytes | None) -> None:
+        """File an object under its hash; `content` is kept while there is room."""
+        known = self._numbers.setdefault(found, number)
         if content is not None:
-            self._keep(offset, content)
-        if known == offset:
+            self._keep(number, content)
+        if known == number:
             return
-        self._twins[offset] = found
-        if self._entries[known].kind != self._entries[offset].kind or self._content(known) != self._content(offset):
+        if self._kinds[known] != self._kinds[number] or self._content(known) != self._content(number):
             raise RemoteError(f"two different objects have the hash {found.hex()}", rule="hash-collision")
 
-    def _keep(self, offset: int, content: bytes) -> None:
-        if len(content) > self._largest_kept:
+    def _keep(self, number: int, content: bytes) -> None:
+        if len(content) > self._largest_kept or number in self._cache:
             return
-        self._cached += len(content) - len(self._cache.pop(offset, b""))
-        self._cache[offset] = content
+        self._cache[number] = content
+        self._cached += len(content) + _CACHE_COST
         while self._cached > self._limits.cached_bytes:
             _, dropped = self._cache.popitem(last=False)
-            self._cached -= len(dropped)
+            self._cached -= len(dropped) + _CACHE_COST
 
-    def _content(self, offset: int) -> bytes:
+    def _content(self, number: int) -> bytes:
         """The content of a resolved object, from the cache or made again along its chain."""
         chain: list[int] = []
-        content = self._cache.get(offset)
+        content = self._cache.get(number)
         while content is None:
-            entry = self._entries[offset]
-            if not entry.base:
-                content, _ = self._inflated_bytes(entry.start, entry.size)
-                self._keep(offset, content)
+            base = self._bases[number]
+            if base == _NO_BASE:
+                content, _ = self._inflated_bytes(self._starts[number], self._sizes[number])
+                self._keep(number, content)
                 break
-            chain.append(offset)
-            offset = entry.base
-            content = self._cache.get(offset)
+            chain.append(number)
+            number = base
+            content = self._cache.get(number)
         for delta in reversed(chain):
-            content = self._patched(content, self._entries[delta])
+            content = self._patched(content, delta)
             self._keep(delta, content)
         return content
 

@@ -104,9 +104,13 @@ class TreeBounds:
 
 @dataclass
 class Checkout:
-    """The files of a commit and of its submodules, still in their packs."""
+    """The files of a commit and of its submodules, still in their packs.
 
-    files: dict[str, tuple[Pack, bytes]] = field(default_factory=dict)
+    `files` maps a path to the number of its pack (two bytes) and the hash: one value that no garbage collector visits.
+    """
+
+    packs: list[Pack] = field(default_factory=list)
+    files: dict[str, bytes] = field(default_factory=dict)
     executables: set[str] = field(default_factory=set)
     directories: set[str] = field(default_factory=set)
     links: set[str] = field(default_factory=set)
@@ -116,16 +120,17 @@ class Checkout:
 
     def contents(self) -> Mapping[str, bytes]:
         """The files by path, each read when it is asked for."""
-        return _Contents(self.files)
+        return _Contents(self.packs, self.files)
 
 
 class _Contents(Mapping[str, bytes]):
-    def __init__(self, files: Mapping[str, tuple[Pack, bytes]]) -> None:
+    def __init__(self, packs: Sequence[Pack], files: Mapping[str, bytes]) -> None:
+        self._packs = packs
         self._files = files
 
     def __getitem__(self, path: str) -> bytes:
-        pack, found = self._files[path]
-        kind, content = pack.get(found)
+        place = self._files[path]
+        kind, content = self._packs[int.from_bytes(place[:2], "big")].get(place[2:])
         if kind != BLOB:
             raise RemoteError(f"'{shown(path)}' is a {KINDS[kind]}, not a file", rule="tree")
         return content
@@ -200,6 +205,8 @@ def read_tree(
     pack: Pack, tree: str, bounds: TreeBounds, stop: Stop, sparse: Sparse, into: Checkout, prefix: str = ""
 ) -> None:
     """Add what is below `tree` to `into`, each path with `prefix` before it. Raises RemoteError for what may not be."""
+    into.packs.append(pack)
+    place = (len(into.packs) - 1).to_bytes(2, "big")
     walk: list[tuple[bytes, bytes, int]] = [(prefix.encode("utf-8", "surrogateescape"), bytes.fromhex(tree), 0)]
     while walk:
         stop.check()
@@ -222,18 +229,18 @@ def read_tree(
                 if sparse.enters(path):
                     walk.append((raw + b"/", child, depth + 1))
             elif sparse.selects(path):
-                _take(into, path, mode, (pack, child), bounds)
+                _take(into, path, mode, place + child, bounds)
 
 
-def _take(into: Checkout, path: str, mode: int, content: tuple[Pack, bytes], bounds: TreeBounds) -> None:
+def _take(into: Checkout, path: str, mode: int, place: bytes, bounds: TreeBounds) -> None:
     if mode & _FORMAT == _FORMAT_FILE:
-        into.files[path] = content
+        into.files[path] = place
         if len(into.files) > bounds.files:
             raise RemoteError(f"there are more than {bounds.files} files", rule="tree-files")
         if mode & 0o100:
             into.executables.add(path)
     elif mode & _FORMAT == _FORMAT_MODULE:
-        into.modules[path] = content[1].hex()
+        into.modules[path] = place[2:].hex()
         into.directories.add(path)
     else:
         into.links.add(path)

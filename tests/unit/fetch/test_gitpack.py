@@ -100,7 +100,6 @@ def test_a_large_object_is_hashed_in_pieces_and_read_when_it_is_wanted():
     large = hashlib.sha256(b"x").digest() * 100_000
     found = read(pack([Item(BLOB, large)]), PackLimits(cached_bytes=1 << 20))
     assert content(found, BLOB, large) == (BLOB, large)
-    assert found.size(bytes.fromhex(object_hash(BLOB, large))) == len(large)
 
 
 @pytest.mark.parametrize("claimed", [1001, 4_294_967_295])
@@ -150,7 +149,7 @@ def test_B02_an_altered_pack_with_a_right_checksum_holds_no_altered_object(data)
         found = read(bytes(whole) + hashlib.sha1(whole).digest())
     except RemoteError:
         return
-    for name in original._offsets.keys() & found._offsets.keys():
+    for name in original._numbers.keys() & found._numbers.keys():
         assert found.get(name) == original.get(name)
 
 
