@@ -7,6 +7,7 @@ waits cut short, what runs may end within the grace → cancel → last statuses
 from __future__ import annotations
 
 import asyncio
+import gc
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
@@ -68,6 +69,7 @@ _SOURCE_KINDS = ("GitRepository", "OCIRepository", "Bucket", "ExternalArtifact")
 _LATER: tuple[type[Model], ...] = (OCIRepository, HelmRepository, HelmChart, Bucket)
 _FLUSH_SECONDS = 3.0
 _SYNC_HINT_SECONDS = 10.0
+_COLLECT_AFTER = 20_000  # net new containers
 
 
 @dataclass(frozen=True)
@@ -195,6 +197,7 @@ async def _control(
     if await first(_synced(informers), stop.wait(), tasks.failure()) == 1:
         return
     health.reached("informers")
+    _calm_the_collector()
     async with TaskScope("controllers", grace=8.0) as work:
         for controller in controllers:
             work.start(controller.spec.name, controller.run(), essential=True)
@@ -209,14 +212,15 @@ async def _control(
 
 async def _synced(informers: dict[str, Informer[Obj]]) -> None:
     """Wait for every informer; say which ones are awaited when it takes long."""
-    waiting = asyncio.gather(*(informer.synced() for informer in informers.values()))
     try:
         async with asyncio.timeout(_SYNC_HINT_SECONDS):
-            await asyncio.shield(waiting)
+            for informer in informers.values():
+                await informer.synced()
     except TimeoutError:
         missing = [kind for kind, informer in informers.items() if not informer.has_synced]
         log.info("waiting for the API server to list our kinds; are the definitions installed?", kinds=missing)
-        await waiting
+        for informer in informers.values():
+            await informer.synced()
 
 
 async def _drain(controllers: Sequence[Controller], grace: float) -> None:
@@ -345,6 +349,13 @@ async def _announcements(
         artifact = store.announced(key)
         if artifact is not None:
             triggers.wake_dependents(key, artifact.revision, informer, queue, follower)
+
+
+def _calm_the_collector() -> None:
+    """Objects here live long or die by their reference count: look for cycles rarely, and not in the caches."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(_COLLECT_AFTER, 20, 50)
 
 
 def _watch_definitions(shared: Shared) -> None:
