@@ -36,14 +36,32 @@ def daemon(control_plane: ControlPlane) -> Iterator[Daemon]:
         daemon.close()
 
 
+class Runs:
+    """Scenarios being played, a few at once."""
+
+    def __init__(self, pool: ThreadPoolExecutor, control_plane: ControlPlane, daemon: Daemon) -> None:
+        self._pool = pool
+        self._control_plane = control_plane
+        self._daemon = daemon
+        self._futures: dict[str, Future[None]] = {}
+
+    def play(self, name: str) -> Future[None]:
+        """Play a scenario, once."""
+        if name not in self._futures:
+            self._futures[name] = self._pool.submit(_play, name, self._control_plane, self._daemon)
+        return self._futures[name]
+
+
 @pytest.fixture(scope="module")
-def runs(
-    request: pytest.FixtureRequest, control_plane: ControlPlane, daemon: Daemon
-) -> Iterator[dict[str, Future[None]]]:
-    """Every selected scenario, being played."""
-    selected = [item.callspec.params["name"] for item in request.session.items if item.get_closest_marker("golden")]  # type: ignore[attr-defined]
+def runs(request: pytest.FixtureRequest, control_plane: ControlPlane, daemon: Daemon) -> Iterator[Runs]:
+    """Every selected scenario begins to be played; a worker of several knows only one by one what is its own."""
     with ThreadPoolExecutor(AT_ONCE, "golden") as pool:
-        yield {name: pool.submit(_play, name, control_plane, daemon) for name in selected}
+        runs = Runs(pool, control_plane, daemon)
+        if not hasattr(request.config, "workerinput"):
+            for item in request.session.items:
+                if isinstance(item, pytest.Function) and item.get_closest_marker("golden"):
+                    runs.play(str(item.callspec.params["name"]))
+        yield runs
         pool.shutdown(cancel_futures=True)
 
 
@@ -67,8 +85,8 @@ def _log_of(daemon: Daemon, namespace: str) -> str:
 @pytest.mark.golden
 @pytest.mark.timeout(300)
 @pytest.mark.parametrize("name", PLAYED)
-def test_what_an_observer_sees_is_what_was_recorded(name: str, runs: dict[str, Future[None]]) -> None:
-    failure = runs[name].exception()
+def test_what_an_observer_sees_is_what_was_recorded(name: str, runs: Runs) -> None:
+    failure = runs.play(name).exception()
     if isinstance(failure, AssertionError):
         pytest.fail(f"{name}: {Scenario.load(name).why}\n{failure}", pytrace=False)
     assert failure is None, failure

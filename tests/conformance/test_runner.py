@@ -111,7 +111,14 @@ def test_a_difference_is_shown_by_step_and_object() -> None:
 
 
 def _difference(path: str, **ours: Any) -> Difference:
-    loaded: dict[str, Any] = {"scenario": "x", "step": 1, "object": "Kustomization/app", "path": path, "reason": "r", "row": "D01"}
+    loaded: dict[str, Any] = {
+        "scenario": "x",
+        "step": 1,
+        "object": "Kustomization/app",
+        "path": path,
+        "reason": "r",
+        "row": "D01",
+    }
     return Difference(**loaded, **ours)
 
 

@@ -125,7 +125,7 @@ class SshServer:
                     child.kill()
                 await child.wait()
             # Output that a client left unread keeps the pipes open until the garbage collector complains.
-            child._transport.close()
+            child._transport.close()  # type: ignore[attr-defined]
 
 
 async def _pump(source: Any, sink: Any) -> None:
