@@ -80,6 +80,8 @@ class Attempt:
         self._refuse_unsupported()
         source, artifact = await self._require_source()
         self._revision = artifact.revision
+        # From here on the news of this revision, which may come twice, wakes nobody for a second run.
+        self._memory.attempts(self._run.key, self._revision)
         self._origin = artifact.metadata.get(ORIGIN_REVISION, "")
         await self._require_dependencies(source)
         try:
@@ -204,7 +206,6 @@ class Attempt:
         self._progress("Fetching manifests")
         tree = await self._files(artifact)
         status.fields["lastAttemptedRevision"] = self._revision
-        self._memory.attempts(self._run.key, self._revision)
         self._progress("Building manifests")
         rendered = await self._render(tree)
         self._digest = rendered.digest
