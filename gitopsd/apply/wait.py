@@ -93,6 +93,7 @@ class Wait:
         self._seen: dict[ObjectKey, Obj] = {}
         self._pods: dict[ObjectKey, Informer[Obj]] = {}
         self._timers: dict[ObjectKey, asyncio.TimerHandle] = {}
+        self._unwatched: set[ObjectKey] = set()
         self._crowded: Counter[tuple[str, ...]] = Counter()
         self._wake = asyncio.Event()
 
@@ -130,9 +131,12 @@ class Wait:
                     continue
                 # Deleted, or without the label that the watch is narrowed by, or not to be watched: look.
                 await self._look(key)
-                verdict = self._tally.verdict(key)
-                if key in self._tally.waiting and verdict is not None and verdict.status != Status.NOT_FOUND:
+                if key in self._tally.waiting and (key in self._unwatched or not self._is_missing(key)):
                     self._later(key, self._sight.pause, None)
+
+    def _is_missing(self, key: ObjectKey) -> bool:
+        verdict = self._tally.verdict(key)
+        return verdict is not None and verdict.status == Status.NOT_FOUND
 
     # -- looking
 
@@ -203,6 +207,7 @@ class Wait:
         by_resource: dict[Resource, list[ObjectKey]] = {}
         for key, resource in resources.items():
             if resource is None:
+                self._unwatched.add(key)
                 self._later(key, self._sight.pause, None)
                 continue
             by_resource.setdefault(resource, []).append(key)
@@ -225,6 +230,7 @@ class Wait:
         try:
             await self._follow(resource, [key], key.namespace or None, name=key.name)
         except ForbiddenError:
+            self._unwatched.add(key)
             self._note(key, None)
 
     async def _follow_kind(self, resource: Resource, keys: Sequence[ObjectKey]) -> None:
