@@ -189,6 +189,8 @@ class Checker:
                 manifest, result = await self._dry_run(manifest, plan)
             except _DryRunFailure as failure:
                 return await self._after_failure(failure, plan)
+            if not _state(result)[1]:
+                return plan  # gone meanwhile
         taken: Patch = []
         if not control.is_merged(manifest, live):
             taken = cleanup(live, self._rules.owner.field_manager, self._rules.managers)

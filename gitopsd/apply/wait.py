@@ -109,9 +109,10 @@ class Wait:
         if self._tally.outcome is not Outcome.WAITING:
             return
         resources = await self._resources()
+        followers: list[asyncio.Task[None]] = []
         async with asyncio.TaskGroup() as tasks:
             try:
-                followers = [tasks.create_task(work) for work in self._followers(resources)]
+                followers += [tasks.create_task(work) for work in self._followers(resources)]
                 await self._until_over()
             finally:
                 for task in followers:
@@ -126,10 +127,11 @@ class Wait:
             self._wake.clear()
             news, self._news = self._news, {}
             for key, obj in news.items():
-                if obj is not None:
+                if obj is not None and not self._is_missing(key):
                     await self._take(key, obj)
                     continue
-                # Deleted, or without the label that the watch is narrowed by, or not to be watched: look.
+                # Deleted, without the label that the watch is narrowed by, not to be watched; or told by a cache that
+                # may not have heard yet of the deletion that we saw: look.
                 await self._look(key)
                 if key in self._tally.waiting and (key in self._unwatched or not self._is_missing(key)):
                     self._later(key, self._sight.pause, None)
@@ -216,7 +218,7 @@ class Wait:
         for resource, keys in by_resource.items():
             crowd = (*self._sight.client.identity, *resource.gvk)
             managed = {key for key in keys if self._targets[key].is_managed}
-            if len(managed) + self._sight.crowd[crowd] > FEW:
+            if managed and len(managed) + self._sight.crowd[crowd] > FEW:
                 yield self._follow_kind(resource, sorted(managed))
             else:
                 managed = set()
