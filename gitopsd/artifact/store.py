@@ -1,53 +1,53 @@
-"""The newest artifact of each source: its files for us, its tarball for everybody who asks over HTTP.
+"""The newest artifact of each source: its files for us, its archive for everybody who asks over HTTP.
 
-Theory of operation. `put` packs a tree in a thread, writes it beside its final name and renames it, so that a name
-never stands for half a file; the tree stays in memory while the budget lasts, the one unused for longest goes first and
-is read from disk again when it is needed. `announce` says that the source's own status has been written: from then on
-`announced` gives the artifact to consumers, ahead of the way over the API server. Files of superseded artifacts go by
-age and number (`spec/source.md` 4.6), those of a process that died are swept at the start.
+Theory of operation. `put` packs a tree in a thread and has it written (`artifact.folder`). Trees stay in memory, those
+used last within the budget; one that is still in use somewhere is found again even beyond it, any other is read from
+disk when it is needed, and only with its right digest. `announce` says that the source's own status has been written:
+from then on `announced` gives the artifact to consumers, ahead of the way over the API server.
 
-Knows files and digests; refuses to know Kubernetes beyond an object's key. All disk work happens in threads.
+Knows artifacts and sources' keys; refuses to know Kubernetes. Invariants: bytes never pass for an artifact whose digest
+they do not have; all disk work happens in threads. One source is worked on by one task at a time (the queue's promise);
+everything else may overlap.
 """
 
 from __future__ import annotations
 
 import asyncio
-import hashlib
-import os
-import shutil
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
-from pathlib import Path
-from typing import NamedTuple
+from pathlib import Path, PurePosixPath
+from typing import Final
+from weakref import WeakValueDictionary
 
 from gitopsd import metrics
 from gitopsd.api.meta import Artifact, rfc3339
-from gitopsd.artifact.archive import pack, unpack
-from gitopsd.artifact.tree import FileTree, clamp_path
-from gitopsd.errors import GitopsdError
+from gitopsd.artifact.archive import ArchiveError, digest_of, hasher, pack, unpack
+from gitopsd.artifact.folder import ArtifactMissingError, Folder, Step, StoreError, checked, source_folder
+from gitopsd.artifact.shared import spill_into
+from gitopsd.artifact.tree import FileTree
 from gitopsd.krm.objects import ObjectKey
 from gitopsd.tasks import offload
 
-_TEMPORARY = ".tmp-"
-_MOST_COLLECTED = 1000
+__all__ = ["LATEST", "ArtifactMissingError", "ArtifactStore", "Step", "StoreError"]
+
+LATEST: Final = "latest.tar.gz"
 
 
-class StoreError(GitopsdError):
-    """The storage could not be read or written; the text names the operation, never our own path."""
+class _Announcements(asyncio.Queue[ObjectKey]):
+    """A queue that holds each source once, in the order of their first announcement."""
 
+    def _init(self, maxsize: int) -> None:
+        self._queue: dict[ObjectKey, None] = {}
 
-class ArtifactMissingError(StoreError):
-    """The artifact is not in the storage."""
+    def _put(self, item: ObjectKey) -> None:
+        self._queue[item] = None
 
-
-class _Stamp(NamedTuple):
-    """What a file looked like when its digest was last verified."""
-
-    digest: str
-    size: int
-    modified: int
+    def _get(self) -> ObjectKey:
+        source = next(iter(self._queue))
+        del self._queue[source]
+        return source
 
 
 class ArtifactStore:
@@ -64,9 +64,10 @@ class ArtifactStore:
         digest_algorithm: str = "sha256",
         clock: Callable[[], float] = time.time,
     ) -> None:
-        """`advertised` is the URL prefix of artifacts; `budget` bounds the trees in memory (bytes)."""
+        """`advertised` is the host, or the URL prefix, of artifacts; `budget` bounds the trees in memory (bytes)."""
+        self._folder = Folder(root)
         self._root = root
-        self._advertised = advertised.rstrip("/")
+        self._prefix = advertised.rstrip("/") if "://" in advertised else f"http://{advertised.rstrip('/')}"
         self._budget = budget
         self._ttl = retention_ttl
         self._records = retention_records
@@ -74,114 +75,109 @@ class ArtifactStore:
         self._clock = clock
         self._latest: dict[ObjectKey, Artifact] = {}
         self._announced: dict[ObjectKey, Artifact] = {}
-        self._trees: OrderedDict[str, FileTree] = OrderedDict()
+        self._kept: OrderedDict[str, FileTree] = OrderedDict()
         self._held = 0
-        self._verified: dict[str, _Stamp] = {}
-        self._reading: dict[str, asyncio.Future[FileTree]] = {}
-        self.announcements: asyncio.Queue[ObjectKey] = asyncio.Queue()
+        self._in_use: WeakValueDictionary[str, FileTree] = WeakValueDictionary()
+        self._reading: dict[str, asyncio.Event] = {}
+        self.announcements: asyncio.Queue[ObjectKey] = _Announcements()
 
     async def open(self) -> None:
-        """Check the folder and sweep what a dead process left half-written. Raises StoreError."""
-        await offload(self._open)
-
-    def _open(self) -> None:
-        if not self._root.is_dir():
-            raise StoreError(f"the storage path {self._root} does not exist or is not a directory")
-        for path in self._root.rglob(f"{_TEMPORARY}*"):
-            path.unlink(missing_ok=True)
-
-    # -- for sources -------------------------------------------------------------------------------------------
-
-    async def put(self, source: ObjectKey, revision: str, file_name: str, tree: FileTree) -> Artifact:
-        """Store a tree as the artifact of `revision`. Raises StoreError."""
-        path = f"{_folder(source)}/{file_name}"
+        """Check the folder and sweep what dead processes left half-written. Raises StoreError."""
         try:
-            digest, size = await offload(self._write, path, tree)
-        except OSError as error:
-            raise StoreError(f"{error.strerror or 'the storage failed'} ({path})") from error
+            hasher(self._algorithm)
+        except ArchiveError as error:
+            raise StoreError(str(error)) from error
+        await offload(self._folder.open)
+        spill_into(self._root)
+
+    # -- for sources ---------------------------------------------------------------------------------------------------
+
+    async def put(
+        self,
+        source: ObjectKey,
+        revision: str,
+        file_name: str,
+        tree: FileTree,
+        *,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Artifact:
+        """Store a tree as the artifact of `revision`. Raises StoreError."""
+        packed = await offload(pack, tree, self._algorithm)
+        artifact = await self._put(source, revision, file_name, packed.data, packed.digest, metadata)
+        self._keep(artifact.digest, tree)
+        return artifact
+
+    async def put_bytes(
+        self,
+        source: ObjectKey,
+        revision: str,
+        file_name: str,
+        data: bytes,
+        *,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Artifact:
+        """Store bytes as they are: a chart, an index, a layer that is not to be unpacked. Raises StoreError."""
+        digest = await offload(digest_of, data, self._algorithm)
+        return await self._put(source, revision, file_name, data, digest, metadata)
+
+    async def _put(
+        self,
+        source: ObjectKey,
+        revision: str,
+        file_name: str,
+        data: bytes,
+        digest: str,
+        metadata: Mapping[str, str] | None,
+    ) -> Artifact:
+        path = f"{source_folder(source)}/{checked(file_name)}"
+        await offload(self._folder.write, path, data, digest)
         artifact = Artifact(
             digest=digest,
             path=path,
             url=self.url(path),
             revision=revision,
             last_update_time=rfc3339(datetime.fromtimestamp(self._clock(), UTC)),
-            size=size,
+            size=len(data),
+            metadata=dict(metadata or {}),
         )
         self._latest[source] = artifact
-        self._keep(artifact.digest, tree)
         return artifact
 
-    def _write(self, path: str, tree: FileTree) -> tuple[str, int]:
-        packed = pack(tree, self._algorithm)
-        target = self._root / path
-        target.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        temporary = target.with_name(f"{_TEMPORARY}{os.getpid()}-{time.monotonic_ns()}-{target.name}")
-        try:
-            descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as out:
-                out.write(packed.data)
-            temporary.replace(target)
-        finally:
-            temporary.unlink(missing_ok=True)
-        self._verified[path] = self._stamp(target, packed.digest)
-        return packed.digest, packed.size
-
-    @staticmethod
-    def _stamp(target: Path, digest: str) -> _Stamp:
-        found = target.stat()
-        return _Stamp(digest, found.st_size, found.st_mtime_ns)
+    async def link(self, source: ObjectKey, artifact: Artifact, name: str = LATEST) -> str:
+        """Let `name` beside the artifact stand for it, and return the URL of that. Raises StoreError."""
+        await offload(self._folder.link, f"{source_folder(source)}/{PurePosixPath(artifact.path).name}", name)
+        return self.url(f"{source_folder(source)}/{name}")
 
     async def verify(self, source: ObjectKey, artifact: Artifact) -> bool:
-        """Whether the file is there with its digest; a file that has not been touched is not hashed again.
+        """Tell whether the file is there with its digest; one that has not been touched is not hashed again.
 
-        An artifact that verifies becomes the latest of its source. A file that does not is removed.
+        An artifact that verifies becomes the latest of its source; a file that does not is removed. Raises StoreError.
         """
-        try:
-            is_good = await offload(self._verify, artifact)
-        except OSError as error:
-            raise StoreError(f"{error.strerror or 'the storage failed'} ({artifact.path})") from error
+        is_its_own = str(PurePosixPath(artifact.path).parent) == source_folder(source)
+        is_good = is_its_own and await offload(self._folder.verify, artifact.path, artifact.digest)
         if is_good:
             self._latest[source] = artifact
         return is_good
 
-    def _verify(self, artifact: Artifact) -> bool:
-        target = self._inside(artifact.path)
-        if target is None or not target.is_file() or target.is_symlink():
-            return False
-        if self._verified.get(artifact.path) == self._stamp(target, artifact.digest):
-            return True
-        algorithm, _, _ = artifact.digest.partition(":")
-        with target.open("rb") as file:
-            found = f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}"
-        if found != artifact.digest:
-            target.unlink(missing_ok=True)
-            return False
-        self._verified[artifact.path] = self._stamp(target, found)
-        return True
+    async def restore(self, source: ObjectKey, artifact: Artifact) -> bool:
+        """After a restart: verify what the source's status tells of, and take it as announced."""
+        is_good = await self.verify(source, artifact)
+        if is_good:
+            self._announced[source] = artifact
+        return is_good
 
     async def collect(self, source: ObjectKey, current: Artifact | None) -> int:
-        """Remove superseded files of a source by age and number (`spec/source.md` 4.6); returns how many."""
-        try:
-            return await offload(self._collect, source, current)
-        except OSError:
-            return 0  # tried again at the next run
+        """Remove superseded files of a source by age and number (spec/source.md 4.6); returns how many.
 
-    def _collect(self, source: ObjectKey, current: Artifact | None) -> int:
-        folder = self._root / _folder(source)
-        if not folder.is_dir():
+        A disk that fails here fails nothing: what is left is tried again at the next run.
+        """
+        keep = PurePosixPath(current.path).name if current is not None else ""
+        too_old = self._clock() - self._ttl
+        folder = source_folder(source)
+        try:
+            return await offload(self._folder.collect, folder, keep, too_old=too_old, records=self._records)
+        except StoreError:
             return 0
-        keep = Path(current.path).name if current is not None else ""
-        found: list[tuple[float, Path]] = []
-        for path in folder.iterdir():
-            if path.name != keep and not path.is_symlink() and path.is_file() and not path.name.endswith(".lock"):
-                found.append((path.stat().st_mtime, path))
-            if len(found) >= _MOST_COLLECTED:
-                break
-        gone = _superseded(sorted(found), self._clock() - self._ttl, self._records - (1 if keep else 0))
-        for path in gone:
-            path.unlink(missing_ok=True)
-            self._verified.pop(f"{_folder(source)}/{path.name}", None)
-        return len(gone)
 
     async def drop(self, source: ObjectKey) -> int:
         """Remove everything of a source that is gone; returns how many files. Raises StoreError."""
@@ -189,20 +185,9 @@ class ArtifactStore:
         self._announced.pop(source, None)
         if latest is not None:
             self._release(latest.digest)
-        try:
-            return await offload(self._drop, source)
-        except OSError as error:
-            raise StoreError(f"{error.strerror or 'the storage failed'} ({_folder(source)})") from error
+        return await offload(self._folder.drop, source_folder(source))
 
-    def _drop(self, source: ObjectKey) -> int:
-        folder = self._root / _folder(source)
-        if not folder.is_dir():
-            return 0
-        count = sum(1 for path in folder.iterdir() if path.is_file())
-        shutil.rmtree(folder)
-        return count
-
-    # -- for consumers -----------------------------------------------------------------------------------------
+    # -- for consumers -------------------------------------------------------------------------------------------------
 
     def latest(self, source: ObjectKey) -> Artifact | None:
         """The newest artifact of a source that is stored."""
@@ -221,78 +206,61 @@ class ArtifactStore:
         self.announcements.put_nowait(source)
 
     async def files(self, artifact: Artifact) -> FileTree:
-        """The tree of an artifact, from memory or from disk. Raises ArtifactMissingError."""
-        tree = self._trees.get(artifact.digest)
-        if tree is not None:
-            self._trees.move_to_end(artifact.digest)
-            return tree
-        reading = self._reading.get(artifact.digest)
-        if reading is None:
-            reading = asyncio.get_running_loop().create_future()
-            self._reading[artifact.digest] = reading
-            try:
-                reading.set_result(await self._read(artifact))
-            except GitopsdError as error:
-                reading.set_exception(error)
-                reading.exception()  # it is raised below; nobody else has to look
-            except BaseException:
-                reading.cancel()
-                raise
-            finally:
-                del self._reading[artifact.digest]
-        return await asyncio.shield(reading)
+        """The tree of an artifact, from memory or from disk.
 
-    async def _read(self, artifact: Artifact) -> FileTree:
-        if not await offload(self._verify, artifact):
-            raise ArtifactMissingError(f"artifact '{artifact.path}' is not in the storage")
-        target = self._inside(artifact.path)
-        assert target is not None
+        Raises ArtifactMissingError, and ArchiveError for one that is not an archive. Several who ask at once have it
+        read once; if the one who reads is cancelled, the next one does.
+        """
+        while True:
+            tree = self._tree(artifact.digest)
+            if tree is not None:
+                return tree
+            reading = self._reading.get(artifact.digest)
+            if reading is None:
+                break
+            await reading.wait()
+        self._reading[artifact.digest] = done = asyncio.Event()
         try:
-            tree = await offload(lambda: unpack(target.read_bytes()))
-        except OSError as error:
-            raise ArtifactMissingError(f"artifact '{artifact.path}' is not in the storage") from error
-        self._keep(artifact.digest, tree)
-        return tree
+            tree = await offload(self._read, artifact)
+            self._keep(artifact.digest, tree)
+            return tree
+        finally:
+            del self._reading[artifact.digest]
+            done.set()
+
+    async def content(self, artifact: Artifact) -> bytes:
+        """The bytes of an artifact's file. Raises ArtifactMissingError."""
+        return await offload(self._folder.read, artifact.path, artifact.digest)
+
+    def _read(self, artifact: Artifact) -> FileTree:
+        return unpack(self._folder.read(artifact.path, artifact.digest), backslashes=True)
+
+    def _tree(self, digest: str) -> FileTree | None:
+        if digest in self._kept:
+            self._kept.move_to_end(digest)
+        return self._in_use.get(digest)
 
     def _keep(self, digest: str, tree: FileTree) -> None:
         self._release(digest)
-        self._trees[digest] = tree
+        self._in_use[digest] = tree
+        self._kept[digest] = tree
         self._held += tree.size
-        while self._held > self._budget and len(self._trees) > 1:
-            self._release(next(iter(self._trees)))
+        while self._held > self._budget:
+            self._release(next(iter(self._kept)))
         metrics.artifact_memory.set(self._held)
 
     def _release(self, digest: str) -> None:
-        tree = self._trees.pop(digest, None)
+        tree = self._kept.pop(digest, None)
         if tree is not None:
             self._held -= tree.size
             metrics.artifact_memory.set(self._held)
 
-    # -- for HTTP ----------------------------------------------------------------------------------------------
+    # -- for HTTP ------------------------------------------------------------------------------------------------------
 
     def url(self, path: str) -> str:
-        """Where a stored file can be fetched."""
-        return f"{self._advertised}/{path}"
+        """Where a stored file can be fetched (spec/source.md 4.5)."""
+        return f"{self._prefix}/{path}"
 
     def resolve(self, request_path: str) -> Path | None:
         """The file or folder that a request means, None when there is none. Never leaves the root. Blocking."""
-        found = self._inside(request_path)
-        return found if found is not None and found.exists() and not found.name.startswith(_TEMPORARY) else None
-
-    def _inside(self, path: str) -> Path | None:
-        if "\0" in path:
-            return None
-        root = self._root.resolve()
-        found = (root / clamp_path(path)).resolve()
-        return found if found == root or root in found.parents else None
-
-
-def _folder(source: ObjectKey) -> str:
-    return f"{source.kind.lower()}/{source.namespace}/{source.name}"
-
-
-def _superseded(oldest_first: list[tuple[float, Path]], too_old: float, keep: int) -> list[Path]:
-    """Everything that is too old, then the oldest of the rest until only `keep` are left."""
-    gone = [path for modified, path in oldest_first if modified < too_old]
-    rest = [path for modified, path in oldest_first if modified >= too_old]
-    return [*gone, *rest[: max(len(rest) - keep, 0)]]
+        return self._folder.resolve(request_path)
