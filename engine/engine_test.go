@@ -14,6 +14,11 @@ import (
 	"testing"
 )
 
+func TestMain(m *testing.M) {
+	boundLibraries()
+	os.Exit(m.Run())
+}
+
 // shared writes files as the daemon shares them; a name that ends in a slash is a directory.
 func shared(t testing.TB, files map[string]string) treeRef {
 	t.Helper()

@@ -55,7 +55,7 @@ func readFrame(in io.Reader) (frame, error) {
 	}
 	body := make([]byte, length-frameFixed)
 	if _, err := io.ReadFull(in, body); err != nil {
-		return frame{}, err
+		return frame{}, io.ErrUnexpectedEOF
 	}
 	return frame{
 		kind:    frameKind(fixed[4]),

@@ -1,3 +1,5 @@
+//lint:file-ignore SA4017,SA5007 harm is its purpose
+
 package main
 
 import (

@@ -55,6 +55,14 @@ type buildAnswer struct {
 const maxObjects = 20_000
 
 func (e *engine) build(ctx context.Context, request *buildRequest, parts [][]byte) (*buildAnswer, []byte, error) {
+	answer, objects, err := e.objects(ctx, request, parts)
+	if known, is := errors.AsType[*failure](err); is {
+		known.Message = asWritten(known.Message, request.Remotes)
+	}
+	return answer, objects, err
+}
+
+func (e *engine) objects(ctx context.Context, request *buildRequest, parts [][]byte) (*buildAnswer, []byte, error) {
 	artifact, release, err := e.trees.open(request.Tree)
 	if err != nil {
 		return nil, nil, &failure{Class: classRequest, Message: err.Error()}
@@ -78,12 +86,16 @@ func (e *engine) build(ctx context.Context, request *buildRequest, parts [][]byt
 	if err := seen.begin(folder, top); err != nil {
 		return nil, nil, err
 	}
-	built, err := render(files, path.Join(root, folder), seen.ownSchema)
+	defer enterSchema(seen.ownSchema)() // to ask a resource who it is looks into the schema, too
+	built, err := render(files, path.Join(root, folder))
 	if err != nil {
 		return nil, nil, refusal(ruleOf(err), "kustomize build failed: %s", err)
 	}
 	out := newOutput(request)
 	for _, one := range built.Resources() {
+		if err := fetchedOrigin(one, request.Remotes); err != nil {
+			return nil, nil, err
+		}
 		if err := out.add(ctx, one); err != nil {
 			return nil, nil, err
 		}
@@ -127,12 +139,11 @@ func effective(files *fileSystem, folder string, fields *specFields) (*topFile, 
 			return nil, err
 		}
 	} else {
-		resources, err := generated(files, folder, ".")
-		if err != nil {
+		var err error
+		if kustomization.Resources, err = generated(files, folder, ""); err != nil {
 			return nil, err
 		}
-		kustomization.Resources = resources
-		if len(resources) == 0 {
+		if len(kustomization.Resources) == 0 {
 			// An empty kustomization is an error to kustomize, but an empty directory is none.
 			kustomization.Namespace = "_placeholder"
 		}
@@ -182,8 +193,7 @@ func readTop(files *fileSystem, top *topFile, components bool) error {
 // generated lists the resources of a directory without a kustomization file; below is the path from it to here.
 func generated(files *fileSystem, folder, below string) ([]string, error) {
 	var found []string
-	holder, inner := files.locate(path.Join(folder, below))
-	for _, entry := range holder.dirs[strings.TrimPrefix(inner, ".")] {
+	for _, entry := range files.entries(path.Join(folder, below)) {
 		here := path.Join(below, entry)
 		full := path.Join(folder, here)
 		switch {
@@ -342,13 +352,12 @@ func enterSchema(alone bool) (leave func()) {
 	}
 }
 
-func render(files *fileSystem, folder string, alone bool) (result resmap.ResMap, err error) {
+func render(files *fileSystem, folder string) (result resmap.ResMap, err error) {
 	defer func() {
 		if trouble := recover(); trouble != nil {
 			err = fmt.Errorf("recovered from kustomize build panic: %v", trouble)
 		}
 	}()
-	defer enterSchema(alone)()
 	return krusty.MakeKustomizer(&krusty.Options{
 		Reorder:          krusty.ReorderOptionNone,
 		LoadRestrictions: types.LoadRestrictionsNone, // the file system is the restriction
@@ -410,6 +419,9 @@ func (o *output) add(ctx context.Context, one *resource.Resource) error {
 
 // emit appends an object, or the items of a list, and leaves kustomization files out.
 func (o *output) emit(object []byte, subject string) error {
+	if jsonDepth(object) > maxDepth {
+		return refusal("json-depth", "kustomize build failed: %s: nested deeper than %d", subject, maxDepth)
+	}
 	var head head
 	if err := json.Unmarshal(object, &head); err != nil {
 		return refusal("object-identity", "kustomize build failed: %s: apiVersion, kind, name and namespace must be strings", subject)
@@ -452,6 +464,26 @@ type head struct {
 		Namespace string `json:"namespace"`
 	} `json:"metadata"`
 	Items json.RawMessage `json:"items"`
+}
+
+// jsonDepth counts how deep legal JSON is nested.
+func jsonDepth(text []byte) int {
+	depth, deepest, quoted := 0, 0, false
+	for index := 0; index < len(text); index++ {
+		switch c := text[index]; {
+		case quoted && c == '\\':
+			index++
+		case c == '"':
+			quoted = !quoted
+		case quoted:
+		case c == '{' || c == '[':
+			depth++
+			deepest = max(deepest, depth)
+		case c == '}' || c == ']':
+			depth--
+		}
+	}
+	return deepest
 }
 
 // cause keeps only the innermost error: kustomize puts the whole object in front of it, and that may be a Secret.

@@ -23,6 +23,8 @@ import (
 	"time"
 	"unicode"
 	"unicode/utf8"
+
+	jsonpatch "gopkg.in/evanphx/json-patch.v4"
 )
 
 func main() {
@@ -30,7 +32,7 @@ func main() {
 	tests := flag.Bool("test-methods", false, "answer the methods that tests use to do harm")
 	flag.Parse()
 	limitMemory(*memory)
-	http.DefaultTransport = noNetwork{}
+	boundLibraries()
 	answers := os.Stdout
 	os.Stdout = os.Stderr // a library that prints must not get between the frames
 	engine := &engine{answers: &frameWriter{out: answers}, tests: *tests, running: map[uint32]context.CancelFunc{}}
@@ -47,6 +49,12 @@ func limitMemory(limit int64) {
 	debug.SetMemoryLimit(limit * 3 / 4)
 	debug.SetMaxStack(64 << 20)
 	setDataLimit(uint64(limit))
+}
+
+// boundLibraries sets what the libraries can be told only for the whole process.
+func boundLibraries() {
+	http.DefaultTransport = noNetwork{}
+	jsonpatch.AccumulatedCopySizeLimit = 16 << 20 // thirty "copy" operations make a gigabyte of a byte
 }
 
 type engine struct {
@@ -237,5 +245,3 @@ func (e *engine) tidy(stop <-chan struct{}) {
 		e.trees.forgetIdle()
 	}
 }
-
-func itoa(number int) string { return strconv.Itoa(number) }

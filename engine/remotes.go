@@ -6,7 +6,10 @@ import (
 	"net/url"
 	"path"
 	"regexp"
+	"strconv"
 	"strings"
+
+	"sigs.k8s.io/kustomize/api/resource"
 )
 
 // The engine has no network. What a kustomization wants from elsewhere is named to the daemon, which fetches it by its
@@ -47,7 +50,7 @@ func (e *engine) mount(files *fileSystem, remotes []remote, parts [][]byte) (don
 		}
 	}
 	for index, one := range remotes {
-		at := remoteName + "/" + itoa(index)
+		at := remoteName + "/" + strconv.Itoa(index)
 		if one.Tree == nil {
 			if one.Part < 0 || one.Part >= len(parts) {
 				return done, &failure{Class: classRequest, Message: "a remote base has no content"}
@@ -63,6 +66,45 @@ func (e *engine) mount(files *fileSystem, remotes []remote, parts [][]byte) (don
 		files.mounts[at] = tree
 	}
 	return done, nil
+}
+
+var remotePath = regexp.MustCompile(`(?:` + root + `/|(?:\.\./)*)` + remoteName + `/(\d+)`)
+
+// asWritten puts into a message what was written where it names the place at which a remote base appeared.
+func asWritten(message string, remotes []remote) string {
+	return remotePath.ReplaceAllStringFunc(message, func(found string) string {
+		index, err := strconv.Atoi(found[strings.LastIndexByte(found, '/')+1:])
+		if err != nil || index >= len(remotes) {
+			return found
+		}
+		return masked(remotes[index].Reference)
+	})
+}
+
+// fetchedOrigin corrects the annotation about where an object came from, if that was a remote base.
+func fetchedOrigin(one *resource.Resource, remotes []remote) error {
+	if len(remotes) == 0 {
+		return nil
+	}
+	origin, err := one.GetOrigin()
+	if err != nil || origin == nil {
+		return nil // what an author wrote into that annotation is his own
+	}
+	found := remotePath.FindStringSubmatchIndex(origin.Path)
+	if found == nil {
+		return nil
+	}
+	index, err := strconv.Atoi(origin.Path[found[2]:found[3]])
+	if err != nil || index >= len(remotes) {
+		return err
+	}
+	if remotes[index].Tree == nil {
+		origin.Path = masked(remotes[index].Reference)
+	} else if wanted, _ := parseReference(remotes[index].Reference, true); wanted.Git != nil {
+		origin.Path = strings.TrimPrefix(origin.Path[found[3]:], "/")
+		origin.Repo, origin.Ref = masked(wanted.Git.URL), wanted.Git.Ref
+	}
+	return one.SetOrigin(origin)
 }
 
 var userBefore = regexp.MustCompile(`^[a-zA-Z][a-zA-Z0-9-]*@`)

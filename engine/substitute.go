@@ -225,8 +225,10 @@ func (s *substitution) bound(node parse.Node) (int, error) {
 			total = 3 * len(value) // the other case of a letter may be longer
 		case "//":
 			total = len(value) + (s.occurrences(node, value)+1)*arguments
+		case "/", "/#", "/%":
+			total = len(value) + arguments
 		default:
-			total = max(len(value), arguments) + arguments
+			total = max(len(value), arguments)
 		}
 	}
 	if total > 1<<40 {

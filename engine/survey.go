@@ -1,3 +1,5 @@
+//lint:file-ignore SA1019 deprecated fields of a kustomization are still read, and must be vetted like the others
+
 package main
 
 import (
@@ -143,6 +145,9 @@ func (s *survey) refer(folder string, kind referenceKind, text *string, changed 
 	case isFile && kind == refersResource:
 		data, _ := s.files.read(full)
 		return 0, s.files.judge("manifest", full, data, judgeManifest)
+	case isFile:
+		data, _ := s.files.read(full)
+		return 0, s.files.judge("safe", full, data, judgeSafe)
 	case kind != refersFile && s.files.isDir(full):
 		return s.visit(full)
 	}

@@ -116,7 +116,10 @@ func (t *tree) index() error {
 				t.add(name)
 			}
 		case tar.TypeReg:
-			start := int64(len(t.mapping)) - int64(raw.Len())
+			start := int64(len(t.mapping) - raw.Len())
+			if header.Size > int64(raw.Len()) {
+				return errors.New("the shared tree is damaged: it is cut")
+			}
 			t.files[name] = t.mapping[start : start+header.Size : start+header.Size]
 			t.add(name)
 		}
@@ -277,6 +280,12 @@ func (f *fileSystem) isDir(name string) bool {
 	holder, inner := f.locate(name)
 	_, is := holder.dirs[inner]
 	return is
+}
+
+// entries are the names in a directory, sorted.
+func (f *fileSystem) entries(name string) []string {
+	holder, inner := f.locate(name)
+	return holder.dirs[inner]
 }
 
 func (f *fileSystem) isFile(name string) bool {
