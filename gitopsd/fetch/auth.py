@@ -61,6 +61,16 @@ class GitAuth:
         return tuple(secret for secret in found if secret)
 
 
+@dataclass(frozen=True)
+class SshRules:
+    """What an operator may choose (`--ssh-kex-algos`, `--ssh-hostkey-algos`); empty means our own choice."""
+
+    kex_algorithms: tuple[str, ...] = ()
+    host_key_algorithms: tuple[str, ...] = ()
+    # How much may come before a request's own bounds apply.
+    hello_bytes: int = 1 << 20
+
+
 def git_auth(
     url: str,
     data: Mapping[str, bytes] | None = None,
@@ -96,15 +106,15 @@ def _http_auth(url: GitURL, data: Mapping[str, bytes], proxy: Proxy | None) -> G
     username = username or url.username
     password = password or url.password
     if password and not username:
-        raise _invalid(url, "'password' requires 'username' to be set")
+        raise invalid_option(url.scheme, "'password' requires 'username' to be set")
     if bearer and (username or password):
         message = f"{CHECKOUT_FAILED}basic auth and bearer token cannot be set at the same time"
         raise FetchError(Reason.GIT_OPERATION_FAILED, message)
     if not bearer.isprintable() or not bearer.isascii():
-        raise _invalid(url, "'bearerToken' holds characters that no token has")
+        raise invalid_option(url.scheme, "'bearerToken' holds characters that no token has")
     cert, key = data.get("tls.crt", b""), data.get("tls.key", b"")
     if bool(cert) != bool(key):
-        raise _invalid(url, "'tls.crt' and 'tls.key' must be set together")
+        raise invalid_option(url.scheme, "'tls.crt' and 'tls.key' must be set together")
     return GitAuth(
         username=username,
         password=password,
@@ -119,9 +129,9 @@ def _http_auth(url: GitURL, data: Mapping[str, bytes], proxy: Proxy | None) -> G
 def _ssh_auth(url: GitURL, data: Mapping[str, bytes], secret: str, proxy: Proxy | None) -> GitAuth:
     identity, known_hosts, passphrase = data.get("identity", b""), data.get("known_hosts", b""), _text(data, "password")
     if not identity:
-        raise _invalid(url, "'identity' is required")
+        raise invalid_option(url.scheme, "'identity' is required")
     if not known_hosts:
-        raise _invalid(url, "'known_hosts' is required")
+        raise invalid_option(url.scheme, "'known_hosts' is required")
     if not passphrase and is_encrypted_key(identity):
         message = f"SSH identity key is encrypted but no 'password' field was provided in the secret '{secret}'"
         raise FetchError(Reason.AUTHENTICATION_FAILED, message)
@@ -182,5 +192,6 @@ def _text(data: Mapping[str, bytes], key: str) -> str:
     return data.get(key, b"").decode("utf-8", "surrogateescape")
 
 
-def _invalid(url: GitURL, rule: str) -> FetchError:
-    return FetchError(Reason.AUTHENTICATION_FAILED, f"{_AUTH_FAILED}invalid '{url.scheme}' auth option: {rule}")
+def invalid_option(scheme: str, rule: str) -> FetchError:
+    """The error for credentials of a Secret that cannot be used with a URL of `scheme`."""
+    return FetchError(Reason.AUTHENTICATION_FAILED, f"{_AUTH_FAILED}invalid '{scheme}' auth option: {rule}")

@@ -24,7 +24,7 @@ from gitopsd import metrics
 from gitopsd.api.meta import Reason
 from gitopsd.artifact.tree import FileTree
 from gitopsd.errors import GitopsdError
-from gitopsd.fetch.auth import CHECKOUT_FAILED, GitAuth, mask
+from gitopsd.fetch.auth import CHECKOUT_FAILED, GitAuth, SshRules, invalid_option, mask
 from gitopsd.fetch.errors import AskedInVainError, FetchError, RemoteError, printable
 from gitopsd.fetch.flights import Flights
 from gitopsd.fetch.githttp import HttpRules
@@ -32,7 +32,6 @@ from gitopsd.fetch.gitpack import Pack
 from gitopsd.fetch.gitref import GitRef, Target, UnresolvedError, known_target, newest_tags, target_of
 from gitopsd.fetch.gitremote import COMMITS_ONLY, GitLimits, Remote, Transports
 from gitopsd.fetch.gitspool import PackLimits
-from gitopsd.fetch.gitssh import SshRules
 from gitopsd.fetch.gittree import Checkout, Commit, Sparse, peel, read_commit, read_tree
 from gitopsd.fetch.giturl import GitURL, mask_userinfo, parse
 from gitopsd.fetch.gitwire import PackRequest, Ref, WireLimits
@@ -48,7 +47,10 @@ _KEPT_TIMES = 10_000
 
 @dataclass(frozen=True)
 class GitRequest:
-    """What to fetch from where, with which credentials, within `timeout` seconds in all."""
+    """What to fetch from where, with which credentials, within `timeout` seconds in all.
+
+    `is_foreign` says that not an operator but a repository named the address: rules for redirects apply to it too.
+    """
 
     url: str
     ref: GitRef = field(default_factory=GitRef)
@@ -56,6 +58,7 @@ class GitRequest:
     timeout: float = 60.0
     recurse_submodules: bool = False
     sparse: tuple[str, ...] = ()
+    is_foreign: bool = False
 
 
 @dataclass(frozen=True)
@@ -115,7 +118,7 @@ class GitFetcher:
             pinned = request.ref.pinned_revision
         if pinned is not None:
             return pinned
-        key = ("resolve", request.url, request.ref, request.auth, request.timeout)
+        key = ("resolve", request.url, request.ref, request.auth, request.timeout, request.is_foreign)
         return await self._resolving.share(key, lambda: self._resolve(request))
 
     async def fetch(self, request: GitRequest, revision: str | None = None) -> Fetched:
@@ -128,14 +131,14 @@ class GitFetcher:
     async def _resolve(self, request: GitRequest) -> str:
         async with (
             self._operation("resolve", request, "list remote for") as (url, deadline),
-            self._conversation(url, request.auth, deadline) as (remote, _),
+            self._conversation(url, request, deadline) as (remote, _),
         ):
             return (await self._target(remote, request.ref)).revision
 
     async def _fetch(self, request: GitRequest, known: str | None) -> Fetched:
         async with (
             self._operation("fetch", request, "clone") as (url, deadline),
-            self._conversation(url, request.auth, deadline) as (remote, packs),
+            self._conversation(url, request, deadline) as (remote, packs),
         ):
             if request.ref.wanted_commit:
                 target, pack = await self._pinned(remote, request.ref)
@@ -148,10 +151,11 @@ class GitFetcher:
 
     @asynccontextmanager
     async def _conversation(
-        self, url: GitURL, auth: GitAuth, deadline: float
+        self, url: GitURL, request: GitRequest, deadline: float
     ) -> AsyncIterator[tuple[Remote, ExitStack]]:
         with ExitStack() as packs:
-            async with self._transports.remote(url, auth, deadline, packs) as remote:
+            opened = self._transports.remote(url, request.auth, deadline, packs, is_foreign=request.is_foreign)
+            async with opened as remote:
                 yield remote, packs
 
     async def _pinned(self, remote: Remote, ref: GitRef) -> tuple[Target, Pack]:
@@ -191,8 +195,9 @@ class GitFetcher:
             refs = await remote.refs(["refs/tags/"])
             name = await self._newest(remote, refs, newest_tags(ref.semver, refs))
             return target_of(name.removeprefix("refs/tags/"), refs[name])
-        wanted = ref.reference
-        found = (await remote.refs([wanted])).get(wanted)
+        wanted = ref.candidates
+        refs = await remote.refs(wanted)
+        found = next((refs[name] for name in wanted if name in refs), None)
         if found is not None:
             return target_of(ref.label, found)
         if ref.name:
@@ -201,7 +206,7 @@ class GitFetcher:
             if ref.is_branch:
                 raise FetchError(Reason.EMPTY_GIT_REPOSITORY, "git repository is empty")
             raise RemoteError("remote repository is empty")
-        raise _missing(wanted)
+        raise _missing(ref.short or wanted[0])
 
     async def _newest(self, remote: Remote, refs: Mapping[str, Ref], names: Sequence[str]) -> str:
         """Of tags with equal versions, the one whose commit is the latest; of those the last by name."""
@@ -251,8 +256,7 @@ class GitFetcher:
         except FetchError as error:
             raise FetchError(error.reason, mask(error.message, request.auth.secrets), stalls=error.stalls) from error
         except TLSMaterialError as error:
-            message = f"failed to configure authentication options: invalid '{url.scheme}' auth option: {error}"
-            raise FetchError(Reason.AUTHENTICATION_FAILED, message) from error
+            raise invalid_option(url.scheme, str(error)) from error
         except (GitopsdError, TimeoutError, OSError) as error:
             raise _failure(error, url, request, doing) from error
         finally:

@@ -12,11 +12,8 @@ cookie is kept; a redirect never leads from https to http; environment variables
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
-import ipaddress
 import os
-import socket
 import ssl
 import zlib
 from collections import OrderedDict
@@ -28,16 +25,16 @@ from typing import Any
 from urllib.parse import urljoin
 
 import aiohttp
-from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
 from gitopsd.fetch import giturl
 from gitopsd.fetch.auth import GitAuth
+from gitopsd.fetch.connections import Connector, PublicResolver, is_private_literal
 from gitopsd.fetch.errors import RemoteError, printable
+from gitopsd.fetch.gitpackets import Packets
 from gitopsd.fetch.giturl import GitURL
-from gitopsd.fetch.gitwire import AGENT, Packets
-from gitopsd.fetch.proxy import EnvironmentProxies, Proxy, open_tunnel
+from gitopsd.fetch.gitwire import AGENT
+from gitopsd.fetch.proxy import EnvironmentProxies, Proxy
 from gitopsd.fetch.tls import client_context
 from gitopsd.tasks import offload
 
@@ -48,10 +45,17 @@ _RESULT = f"application/x-{_SERVICE}-result"
 _REDIRECTS = frozenset((301, 302, 303, 307, 308))
 _MOST_HOPS = 10
 _KEPT_CONTEXTS = 64
-_KEPT_ALIVE = 60.0
 # What may still come after an answer that was read to its end; more is not worth waiting for.
 _REMAINDER = 64 * 1024
 _PIECE = 64 * 1024
+
+
+class StatusError(RemoteError):
+    """The server answered with a status that is no success."""
+
+    def __init__(self, message: str, status: int) -> None:
+        super().__init__(message)
+        self.status = status
 
 
 @dataclass(frozen=True)
@@ -109,9 +113,9 @@ class HttpClient:
         kind: Proxy | bool = socks or guarded
         session = self._sessions.get(kind)
         if session is None:
-            resolver = _PublicResolver() if guarded else None
+            resolver = PublicResolver() if guarded else None
             session = aiohttp.ClientSession(
-                connector=_Connector(socks, resolver),
+                connector=Connector(socks, resolver),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
                 auto_decompress=False,
@@ -139,13 +143,22 @@ class HttpChannel:
     async def hello(self) -> Packets:
         """Discover the repository, following redirects."""
         address = replace(self._base, path=f"{self._base.path.rstrip('/')}/info/refs", query=_service(self._base.query))
-        for _ in range(_MOST_HOPS + 1):
-            response = await self._send("GET", address, None, {"Git-Protocol": "version=2"})
-            if response.status not in _REDIRECTS:
-                self._rebase(address)
-                return self._packets(response, _ADVERTISEMENT)
-            address = self._redirected(address, response.headers.get("Location", ""))
-        raise RemoteError(f"the server redirects more than {_MOST_HOPS} times", rule="redirect")
+        response, address = await self._follow(address, {"Git-Protocol": "version=2"})
+        self._rebase(address)
+        return self._packets(response, _ADVERTISEMENT)
+
+    async def read(self, limit: int) -> tuple[str, bytes]:
+        """The file at the address itself, following redirects: its content type, and its at most `limit` bytes."""
+        response, _ = await self._follow(self._base, {})
+        source = _source(response)
+        pieces: list[bytes] = []
+        left = limit
+        while piece := await source():
+            left -= len(piece)
+            if left < 0:
+                raise RemoteError(f"the file is larger than {limit} bytes", rule="file-size")
+            pieces.append(piece)
+        return response.headers.get("Content-Type", "").partition(";")[0].strip().lower(), b"".join(pieces)
 
     async def ask(self, body: bytes) -> Packets:
         """Post a request to where the repository was found."""
@@ -176,6 +189,14 @@ class HttpChannel:
                 self._response.close()
             self._response = None
 
+    async def _follow(self, address: GitURL, headers: dict[str, str]) -> tuple[aiohttp.ClientResponse, GitURL]:
+        for _ in range(_MOST_HOPS + 1):
+            response = await self._send("GET", address, None, headers)
+            if response.status not in _REDIRECTS:
+                return response, address
+            address = self._redirected(address, response.headers.get("Location", ""))
+        raise RemoteError(f"the server redirects more than {_MOST_HOPS} times", rule="redirect")
+
     def _rebase(self, address: GitURL) -> None:
         """Let further requests go to where the discovery ended."""
         tail = "/info/refs"
@@ -199,7 +220,7 @@ class HttpChannel:
         self, method: str, address: GitURL, body: bytes | None, headers: dict[str, str]
     ) -> aiohttp.ClientResponse:
         await self.finish()
-        if self._guarded and _is_private_literal(address.host):
+        if self._guarded and is_private_literal(address.host):
             raise RemoteError("the address leads into a private network", rule="private-redirect")
         is_trusted = address.origin == self._origin
         auth = self._auth
@@ -226,13 +247,18 @@ class HttpChannel:
         found = response.headers.get("Content-Type", "").partition(";")[0].strip()
         if found != expected:
             raise RemoteError(f"the server answers with content type '{printable(found, 128)}', not '{expected}'")
-        read = partial(_read, response)
-        encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-        if encoding == "gzip":
-            return Packets(_Gunzip(read).read, self._rules.hello_bytes)
-        if encoding != "identity":
-            raise RemoteError(f"the server answers with content encoding '{printable(encoding, 64)}'")
-        return Packets(read, self._rules.hello_bytes)
+        return Packets(_source(response), self._rules.hello_bytes)
+
+
+def _source(response: aiohttp.ClientResponse) -> Callable[[], Awaitable[bytes]]:
+    """Where the pieces of an answer come from; b"" is the end."""
+    read = partial(_read, response)
+    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
+    if encoding == "gzip":
+        return _Gunzip(read).read
+    if encoding != "identity":
+        raise RemoteError(f"the server answers with content encoding '{printable(encoding, 64)}'")
+    return read
 
 
 async def _read(response: aiohttp.ClientResponse) -> bytes:
@@ -301,7 +327,7 @@ def _check_status(response: aiohttp.ClientResponse) -> None:
         407: "the proxy wants a login",
         429: "too many requests",
     }.get(status, "unexpected answer")
-    raise RemoteError(f"{meaning}: the server answered {status}")
+    raise StatusError(f"{meaning}: the server answered {status}", status)
 
 
 def _cause(error: Exception) -> str:
@@ -328,67 +354,3 @@ def _system_cause(error: BaseException) -> str:
     if isinstance(error, OSError) and error.errno:
         return os.strerror(error.errno).lower()
     return type(error).__name__
-
-
-def _is_private_literal(host: str) -> bool:
-    try:
-        return _is_private(host)
-    except ValueError:
-        return False
-
-
-def _is_private(address: str) -> bool:
-    """Whether an IP address is anything but public: private, loopback, link-local, shared, reserved, multicast."""
-    ip = ipaddress.ip_address(address)
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    ip = mapped or ip
-    return not ip.is_global or ip.is_multicast
-
-
-class _PublicResolver(AbstractResolver):
-    """Resolves names to public addresses only; asked at every connection, so that a name cannot change in between."""
-
-    def __init__(self) -> None:
-        self._inner = ThreadedResolver()
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
-    ) -> list[ResolveResult]:
-        """Resolve `host`. Raises RemoteError when any of its addresses is not public."""
-        found = await self._inner.resolve(host, port, family)
-        if any(_is_private(result["host"]) for result in found):
-            raise RemoteError("the address leads into a private network", rule="private-redirect")
-        return found
-
-    async def close(self) -> None:
-        """Nothing to close."""
-
-
-class _Connector(aiohttp.TCPConnector):
-    """Connections of one pool, made through a SOCKS5 proxy if there is one."""
-
-    def __init__(self, socks: Proxy | None, resolver: AbstractResolver | None) -> None:
-        super().__init__(limit=0, keepalive_timeout=_KEPT_ALIVE, ttl_dns_cache=30, resolver=resolver)
-        self._socks = socks
-
-    async def _resolve_host(self, host: str, port: int, traces: Any = None) -> list[ResolveResult]:
-        if self._socks is None:
-            return await super()._resolve_host(host, port, traces)
-        # Names are the proxy's business; this only carries the host through.
-        return [ResolveResult(hostname=host, host="0.0.0.0", port=port, family=socket.AF_INET, proto=0, flags=0)]  # noqa: S104
-
-    async def _wrap_create_connection(self, *args: Any, addr_infos: Any, req: Any, **options: Any) -> Any:
-        if self._socks is None:
-            return await super()._wrap_create_connection(*args, addr_infos=addr_infos, req=req, **options)
-        tunnel = await open_tunnel(self._socks, req.url.raw_host, req.port)
-        try:
-            loop = asyncio.get_running_loop()
-            return await loop.create_connection(
-                *args, sock=tunnel, ssl=options.get("ssl"), server_hostname=options.get("server_hostname")
-            )
-        except ssl.SSLCertVerificationError as error:
-            tunnel.close()
-            raise aiohttp.ClientConnectorCertificateError(req.connection_key, error) from error
-        except BaseException:
-            tunnel.close()
-            raise

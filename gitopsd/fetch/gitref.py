@@ -25,13 +25,17 @@ class UnresolvedError(RemoteError):
 
 @dataclass(frozen=True)
 class GitRef:
-    """`spec.ref`. The first of commit, name, tag, semver and branch that is set counts; with none it is `master`."""
+    """`spec.ref`. The first of commit, name, tag, semver and branch that is set counts; with none it is `master`.
+
+    `short` is no field of it but a name as people give it to `git fetch`; it counts when nothing else is set.
+    """
 
     branch: str = ""
     tag: str = ""
     semver: str = ""
     name: str = ""
     commit: str = ""
+    short: str = ""
 
     @property
     def wanted_commit(self) -> str:
@@ -64,14 +68,31 @@ class GitRef:
         return full
 
     @property
+    def candidates(self) -> tuple[str, ...]:
+        """The full names that may be meant; the first that exists counts. Raises UnresolvedError as `reference` does.
+
+        A short name is read in the order of Git's own rules: a tag comes before a branch.
+        """
+        short = self.short
+        if not short or self.name or self.tag or self.branch:
+            return (self.reference,)
+        if short == "HEAD" or short.startswith("refs/"):
+            names: tuple[str, ...] = (short,)
+        else:
+            names = (f"refs/{short}", f"refs/tags/{short}", f"refs/heads/{short}")
+        if not all(is_usable_name(name.encode("utf-8", "surrogateescape")) for name in names):
+            raise UnresolvedError(f"'{printable(short, 256)}' is not a name that a reference can have")
+        return names
+
+    @property
     def label(self) -> str:
         """What stands before the `@` of a revision."""
-        return self.name or self.tag or self.branch or "master"
+        return self.name or self.tag or self.branch or self.short or "master"
 
     @property
     def is_branch(self) -> bool:
         """Whether a branch is wanted by its short name."""
-        return not (self.commit or self.name or self.tag or self.semver)
+        return not (self.commit or self.name or self.tag or self.semver or self.short)
 
     @property
     def is_range(self) -> bool:
@@ -106,7 +127,9 @@ def target_of(label: str, ref: Ref) -> Target:
 
 def known_target(ref: GitRef, known: str) -> Target | None:
     """The target of a revision that a listing gave a moment ago; None where only a listing says what to ask for."""
-    is_tag = bool(ref.tag or ref.is_range or ref.name.startswith("refs/tags/") or ref.name.endswith(_PEELED))
+    is_tag = bool(
+        ref.tag or ref.is_range or ref.short or ref.name.startswith("refs/tags/") or ref.name.endswith(_PEELED)
+    )
     commit = commit_of(known)
     if is_tag or not commit or known != revision(ref.label, commit):
         return None

@@ -4,7 +4,7 @@ Theory of operation. asyncssh speaks the protocol; underneath it `_Gate` counts 
 banners, window adjustments or anything else instead of Git's data is cut off. A conversation is one session of one
 connection; `hello` connects, `ask` writes to the session, and both read the same stream.
 
-Knows host keys, identities and the session's streams; refuses to know what the packets say.
+Knows identities and the session's streams; refuses to know what the packets say.
 Invariants: a host key that known_hosts does not name is refused, always, and so are SHA-1 signatures and RSA keys
 below 2048 bits of hosts; the only way to log in is the Secret's identity (spec/hostile-inputs.md A15-A18).
 """
@@ -16,26 +16,21 @@ import os
 import re
 import socket
 from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from typing import Any
 
 import asyncssh
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.serialization import load_der_public_key
 
-from gitopsd.api.meta import Reason
-from gitopsd.fetch.auth import GitAuth
-from gitopsd.fetch.errors import FetchError, RemoteError, printable
+from gitopsd.fetch.auth import GitAuth, SshRules, invalid_option
+from gitopsd.fetch.errors import RemoteError, printable
+from gitopsd.fetch.gitpackets import Packets
 from gitopsd.fetch.giturl import GitURL
-from gitopsd.fetch.gitwire import Packets
+from gitopsd.fetch.knownhosts import TrustedHosts
 from gitopsd.fetch.proxy import Proxy, open_tunnel
 from gitopsd.tasks import offload
 
 _KEPT_IDENTITIES = 64
-_SMALLEST_RSA = 2048
-_NEVER_SIGNED_WITH = ("ssh-rsa", "ssh-rsa-sha224@ssh.com", "ssh-dss")
 _QUEUE_HIGH = 1 << 20
 _STDERR_KEPT = 4096
 _STDERR_LIMIT = 1 << 20
@@ -45,16 +40,6 @@ _WINDOW = 1 << 20
 _OVERHEAD = 2 << 20
 _GOODBYE = 1.0
 _NO_MATCH = re.compile(r"No matching (.+?) found, sent .* and received (.*)", re.DOTALL)
-_AUTH_FAILED = "failed to configure authentication options: "
-
-
-@dataclass(frozen=True)
-class SshRules:
-    """What an operator may choose (`--ssh-kex-algos`, `--ssh-hostkey-algos`); empty means our own choice."""
-
-    kex_algorithms: tuple[str, ...] = ()
-    host_key_algorithms: tuple[str, ...] = ()
-    hello_bytes: int = 1 << 20
 
 
 class SshClient:
@@ -68,7 +53,7 @@ class SshClient:
     async def channel(self, url: GitURL, auth: GitAuth) -> AsyncIterator[SshChannel]:
         """Open a conversation; its connection is closed when it ends."""
         identity = await self._identity(auth)
-        hosts = _TrustedHosts(url, auth.known_hosts)
+        hosts = TrustedHosts(url, auth.known_hosts)
         channel = SshChannel(self._rules, url, auth, identity, hosts)
         try:
             yield channel
@@ -93,70 +78,9 @@ def _import_identity(identity: bytes, passphrase: str) -> asyncssh.SSHKey:
     try:
         return asyncssh.import_private_key(identity, passphrase or None)
     except asyncssh.KeyEncryptionError:
-        raise _unusable("'identity' cannot be decrypted with 'password'") from None
+        raise invalid_option("ssh", "'identity' cannot be decrypted with 'password'") from None
     except (asyncssh.KeyImportError, ValueError):
-        raise _unusable("'identity' is not a private key that can be used") from None
-
-
-def _unusable(rule: str) -> FetchError:
-    return FetchError(Reason.AUTHENTICATION_FAILED, f"{_AUTH_FAILED}invalid 'ssh' auth option: {rule}")
-
-
-class _TrustedHosts:
-    """What known_hosts says of one host."""
-
-    def __init__(self, url: GitURL, known_hosts: bytes) -> None:
-        host, port = url.address
-        self._shown = url.netloc
-        try:
-            entries = asyncssh.import_known_hosts(known_hosts.decode("utf-8", "replace"))
-            found = entries.match(host, "", None if port == 22 else port)
-        except ValueError:
-            raise _unusable("'known_hosts' cannot be read") from None
-        keys, self.authorities, self.revoked = found[0], found[1], found[2]
-        self.keys = [key for key in keys if _is_strong(key)]
-        if not self.keys and not self.authorities:
-            raise RemoteError(self._nothing_trusted(keys))
-
-    def _nothing_trusted(self, keys: Sequence[asyncssh.SSHKey]) -> str:
-        if keys:
-            return f"known_hosts has only RSA keys below {_SMALLEST_RSA} bits for '{self._shown}'"
-        return f"known_hosts has no key for '{self._shown}'"
-
-    def match(self, host: str, addr: str, port: int | None) -> Any:
-        """For asyncssh: trusted keys, trusted authorities, revoked keys."""
-        del host, addr, port
-        return self.keys, self.authorities, self.revoked
-
-    def algorithms(self, chosen: Sequence[str]) -> list[str]:
-        """With what the host may sign: what its keys can do, less SHA-1, as far as the operator allows it."""
-        own = [name.decode() for key in self.keys for name in key.sig_algorithms]
-        if self.authorities:
-            own += [name for name in _CERTIFICATES if name.partition("-cert-")[0] not in _NEVER_SIGNED_WITH]
-        usable = list(dict.fromkeys(name for name in own if name not in _NEVER_SIGNED_WITH))
-        if not chosen:
-            return usable
-        allowed = [name for name in chosen if name in usable]
-        if not allowed:
-            raise RemoteError(f"--ssh-hostkey-algos allows none of the algorithms of '{self._shown}' in known_hosts")
-        return allowed
-
-
-_CERTIFICATES = (
-    "ssh-ed25519-cert-v01@openssh.com",
-    "ecdsa-sha2-nistp256-cert-v01@openssh.com",
-    "ecdsa-sha2-nistp384-cert-v01@openssh.com",
-    "ecdsa-sha2-nistp521-cert-v01@openssh.com",
-    "rsa-sha2-512-cert-v01@openssh.com",
-    "rsa-sha2-256-cert-v01@openssh.com",
-)
-
-
-def _is_strong(key: asyncssh.SSHKey) -> bool:
-    if key.algorithm != b"ssh-rsa":
-        return True
-    public = load_der_public_key(key.export_public_key("pkcs8-der"))
-    return isinstance(public, rsa.RSAPublicKey) and public.key_size >= _SMALLEST_RSA
+        raise invalid_option("ssh", "'identity' is not a private key that can be used") from None
 
 
 class SshChannel:
@@ -165,7 +89,7 @@ class SshChannel:
     was_redirected = False
 
     def __init__(
-        self, rules: SshRules, url: GitURL, auth: GitAuth, identity: asyncssh.SSHKey, hosts: _TrustedHosts
+        self, rules: SshRules, url: GitURL, auth: GitAuth, identity: asyncssh.SSHKey, hosts: TrustedHosts
     ) -> None:
         self._rules = rules
         self._url = url
@@ -174,6 +98,7 @@ class SshChannel:
         self._hosts = hosts
         self._gate = _Gate(url, auth.proxy)
         self._session = _Session(self._gate)
+        self._login = _Login()
         self._connection: asyncssh.SSHClientConnection | None = None
         self._channel: asyncssh.SSHClientChannel[bytes] | None = None
         self._packets = Packets(self._session.read, rules.hello_bytes)
@@ -199,6 +124,7 @@ class SshChannel:
             host,
             port,
             tunnel=self._gate,
+            client_factory=lambda: self._login,
             config=None,
             username=self._auth.username,
             client_keys=[self._identity],
@@ -254,7 +180,8 @@ class SshChannel:
             return f"'{where}' does not accept the identity of user '{printable(self._auth.username, 64)}'"
         if isinstance(error, asyncssh.KeyExchangeFailed) and (found := _NO_MATCH.search(error.reason)):
             return f"no {found[1]} in common with {where}, which offers {printable(found[2], 512)}"
-        if isinstance(error, asyncssh.KeyExchangeFailed):
+        if isinstance(error, asyncssh.DisconnectError) and not self._login.has_begun:
+            # Servers that have no acceptable key hang up, some with a word about it and some without.
             accepted = ", ".join(self._hosts.algorithms(self._rules.host_key_algorithms))
             return f"cannot talk to {where}: {printable(error.reason, 256)} (accepted host keys: {accepted})"
         if isinstance(error, (asyncssh.DisconnectError, asyncssh.ChannelOpenError)):
@@ -335,6 +262,16 @@ class _Gate(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._inner.resume_writing()
+
+
+class _Login(asyncssh.SSHClient):
+    """Notes how far a connection came."""
+
+    has_begun = False
+
+    def begin_auth(self, username: str) -> None:
+        del username
+        self.has_begun = True
 
 
 class _Session(asyncssh.SSHClientSession[bytes]):

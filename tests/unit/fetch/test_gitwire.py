@@ -5,10 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gitopsd.fetch.errors import AskedInVainError, RemoteError
+from gitopsd.fetch.gitpackets import Mark, Packets
 from gitopsd.fetch.gitwire import (
     Advertisement,
-    Mark,
-    Packets,
     PackRequest,
     Ref,
     WireLimits,
