@@ -37,6 +37,7 @@ from gitopsd.controllers.unsupported import UnsupportedReconciler
 from gitopsd.engine import Engine, EngineSettings
 from gitopsd.errors import GitopsdError
 from gitopsd.fetch.git import GitFetcher
+from gitopsd.fetch.remote import RemoteBases
 from gitopsd.krm.objects import GVK, Obj, ObjectKey, get_in, key_of
 from gitopsd.kube.client import KubeClient, KubeSettings
 from gitopsd.kube.discovery import Discovery, Resource
@@ -155,8 +156,17 @@ async def _serve(settings: Settings, client: KubeClient, tasks: TaskScope, stop:
     engine = EngineSettings(
         path=settings.engine_path, processes=settings.engine_processes, memory=settings.engine_memory
     )
+    remote_bases = RemoteBases(
+        proxies=settings.proxies,
+        max_pack_size=settings.git_max_pack_size,
+        deny_private_redirects=settings.git_deny_private_redirects,
+        allow_http=settings.insecure_allow_http,
+        # Less than a build may take, so that a host that hangs is named as the reason.
+        timeout=settings.build_timeout * 3 / 4,
+    )
+    fetch_remote = None if settings.no_remote_bases else remote_bases.fetch
     try:
-        async with Engine(engine) as running:
+        async with remote_bases, Engine(engine, fetch_remote=fetch_remote) as running:
             tasks.start("engine", running.failure())
             await _control(settings, client, tasks, stop, health, store, running)
     finally:

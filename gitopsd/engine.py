@@ -53,6 +53,7 @@ _INNOCENT_TRIES = 4
 _LARGE = 1 << 20
 _REMOTE_ROUNDS = 8
 _REMOTE_REFERENCES = 100
+_REMOTE_BYTES = 256 << 20
 
 
 class EngineError(GitopsdError):
@@ -216,6 +217,7 @@ class Engine:
                         return await self._build(tree, spec, remotes, subject, timeout)
                     except _RemoteNeededError as needed:
                         if not remote_bases or self._fetch_remote is None:
+                            metrics.refused_inputs.labels("engine", needed.rule).inc()
                             raise
                         await self._fetch(needed.references, remotes)
         except TimeoutError as error:
@@ -244,7 +246,8 @@ class Engine:
                 for reference, content in remotes.items()
             ],
         }
-        answer = await self.request("build", header, parts, subject=subject, timeout=timeout)
+        holds = (tree, *remotes.values())
+        answer = await self.request("build", header, parts, subject=subject, timeout=timeout, holds=holds)
         (objects,) = answer.parts
         decoded = orjson.loads(objects) if len(objects) < _LARGE else await offload(orjson.loads, objects)
         return BuildResult(decoded, answer.header["digest"], remote=bool(remotes))
@@ -259,6 +262,9 @@ class Engine:
             except GitopsdError as error:
                 message = f"kustomize build failed: remote base '{reference.shown}': {error}"
                 raise BuildError(message, "remote-base") from error
+            if sum(_size(content) for content in remotes.values()) > _REMOTE_BYTES:
+                message = f"kustomize build failed: remote bases hold more than {_REMOTE_BYTES} bytes together"
+                raise BuildError(message, "remote-bytes")
 
     async def substitute(
         self, documents: Sequence[str], variables: Mapping[str, str], *, strict: bool, subject: str, timeout: float
@@ -273,10 +279,20 @@ class Engine:
         ]
 
     async def request(
-        self, method: str, header: Mapping[str, Any], parts: Sequence[bytes] = (), *, subject: str, timeout: float
+        self,
+        method: str,
+        header: Mapping[str, Any],
+        parts: Sequence[bytes] = (),
+        *,
+        subject: str,
+        timeout: float,
+        holds: Sequence[object] = (),
     ) -> Answer:
-        """Send any request and return its answer; for methods that have no function of their own here."""
-        request = _Request(method, dict(header), parts, timeout)
+        """Send any request and return its answer; for methods that have no function of their own here.
+
+        `holds` are kept as long as the engine works on it, even if the caller is cancelled: the trees it reads.
+        """
+        request = _Request(method, dict(header), parts, timeout, holds)
         began = time.monotonic()
         result = "error"
         try:
@@ -350,6 +366,7 @@ class Engine:
                 stderr=asyncio.subprocess.PIPE,
                 env={"PATH": "", "HOME": "", "GOTRACEBACK": "single"},
                 limit=_LARGE,
+                start_new_session=True,  # what a terminal sends to us is not meant for it
             )
         except OSError as error:
             raise EngineError(f"{settings.program.name} cannot be started: {error.strerror}") from error
@@ -383,6 +400,7 @@ class _Request:
     header: dict[str, Any]
     parts: Sequence[bytes]
     timeout: float
+    holds: Sequence[object]
 
     def frame(self, number: int) -> list[bytes]:
         header = {**self.header, "method": self.method, "timeout": self.timeout, "parts": [*map(len, self.parts)]}
@@ -408,7 +426,8 @@ class _RemoteNeededError(BuildError):
 class _Pending:
     """A request that a process owes an answer for; once it was given up, the process must answer before `overdue`."""
 
-    def __init__(self, answer: asyncio.Future[Answer]) -> None:
+    def __init__(self, request: _Request, answer: asyncio.Future[Answer]) -> None:
+        self.request = request
         self.answer = answer
         self.overdue: asyncio.TimerHandle | None = None
 
@@ -453,7 +472,7 @@ class _Process:
             raise _StoppedError("the engine is being restarted")
         loop = asyncio.get_running_loop()
         number = next(self._numbers)
-        pending = self._pending[number] = _Pending(loop.create_future())
+        pending = self._pending[number] = _Pending(request, loop.create_future())
         self._write(*request.frame(number))
         try:
             return await pending.answer
@@ -558,6 +577,10 @@ class _Process:
             with suppress(ProcessLookupError):
                 self._child.kill()
             await self._ended.wait()
+
+
+def _size(content: SharedTree | bytes) -> int:
+    return len(content) if isinstance(content, bytes) else content.size
 
 
 def _announced(tree: SharedTree) -> dict[str, Any]:

@@ -2,7 +2,8 @@
 
 Theory of operation. A build depends on the tree's digest, the path, the fields of the spec that shape the build, and
 the variables; together they are its *input digest*. The last result of each Kustomization is kept as compact JSON
-within a byte budget, so that an interval run over an unchanged revision costs no build.
+within a byte budget, so that an interval run over an unchanged revision costs no build. What a build took from
+elsewhere (remote bases) is no part of that digest: such a result is never kept, and the next run looks there again.
 """
 
 from __future__ import annotations
@@ -102,7 +103,10 @@ class Renderer:
             raise RenderError(f"kustomize build failed: no result within {self._timeout:g}s") from error
         except (BuildError, EngineError) as error:
             raise RenderError(str(error)) from error
-        self._keep(subject, digest, orjson.dumps(result.objects), result.digest)
+        if result.remote:
+            self.forget(subject)
+        else:
+            self._keep(subject, digest, orjson.dumps(result.objects), result.digest)
         return Rendered(result.objects, result.digest)
 
     def _keep(self, subject: str, digest: str, objects: bytes, built_digest: str) -> None:
