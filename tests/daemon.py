@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -46,6 +47,21 @@ class Daemon:
         assert self._process is not None
         return self._process.pid
 
+    @property
+    def is_running(self) -> bool:
+        """Whether it was started and has not ended."""
+        return self._process is not None and self._process.poll() is None
+
+    @property
+    def storage(self) -> Path:
+        """The folder of the artifacts of this start."""
+        return self._storage or self._processes.folder / f"storage-{self._starts}"
+
+    @property
+    def temporary(self) -> Path:
+        """Its folder for temporary files, of all starts."""
+        return self._processes.folder / "temporary"
+
     def address(self, name: str) -> str:
         """`host:port` of `storage`, `metrics` or `health`."""
         return f"127.0.0.1:{self._ports[name]}"
@@ -53,7 +69,7 @@ class Daemon:
     def start(self, *, timeout: float = 30.0, wait: bool = True) -> Self:
         """Start the process and wait until /readyz says so."""
         self._starts += 1
-        storage = self._storage or self._processes.folder / f"storage-{self._starts}"
+        storage = self.storage
         storage.mkdir(parents=True, exist_ok=True)
         command: list[str | Path] = [
             PROGRAM,
@@ -65,7 +81,10 @@ class Daemon:
             f"--health-addr={self.address('health')}",
             *self._arguments,
         ]
-        environment = quiet_environment(KUBECONFIG=str(self._kubeconfig), RUNTIME_NAMESPACE=self._namespace)
+        self.temporary.mkdir(exist_ok=True)
+        environment = quiet_environment(
+            KUBECONFIG=str(self._kubeconfig), RUNTIME_NAMESPACE=self._namespace, TMPDIR=str(self.temporary)
+        )
         self._process = self._processes.start("gitopsd", command, env=environment)
         if wait:
             self.wait_ready(timeout=timeout)
@@ -98,6 +117,16 @@ class Daemon:
         """Ask it to end; returns its exit code."""
         assert self._process is not None
         return self._processes.stop(self._process, grace=grace)
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal and go on."""
+        assert self._process is not None
+        self._process.send_signal(number)
+
+    def wait(self, *, timeout: float = 30.0) -> int:
+        """Wait until it ends by itself; returns its exit code."""
+        assert self._process is not None
+        return self._process.wait(timeout)
 
     def kill(self) -> None:
         """End it as a crash would."""

@@ -12,7 +12,7 @@ Refuses to know what is to be pruned, what belongs into a status, and whether th
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterable, Mapping, Sequence
 from typing import Any, Final
 
 import orjson
@@ -41,6 +41,9 @@ STAGE_PATIENCE: Final = 60.0
 _CONFLICT_TRIES: Final = 5
 # Normalising so many objects takes no noticeable time.
 _FEW: Final = 50
+
+Claim = Callable[[Sequence[InventoryEntry]], Awaitable[None]]
+"""Writes down what is about to be written, so that a crash loses track of nothing."""
 
 
 class Applier:
@@ -98,12 +101,14 @@ class Applier:
         *,
         known: Mapping[ObjectKey, Known] | None = None,
         unmoved: Container[ObjectKey] = (),
+        claim: Claim | None = None,
     ) -> ChangeSet:
         """Apply all objects; they carry their owner labels and common metadata already.
 
-        `known` is `ChangeSet.known()` of an earlier apply and saves reading what is as it was; objects that are also
-        in `unmoved` (somebody watched them since) are not even asked about. Raises ApplyError. When cancelled, what
-        was written is in `touched`.
+        `claim` is awaited before each stage's first write and told what the stage is about to write; what it raises
+        ends the apply. `known` is `ChangeSet.known()` of an earlier apply and saves reading what is as it was; objects
+        that are also in `unmoved` (somebody watched them since) are not even asked about. Raises ApplyError. When
+        cancelled, what was written is in `touched`.
         """
         self._touched = {}
         checker = Checker(self._client, self._discovery, self._rules())
@@ -112,6 +117,8 @@ class Applier:
             try:
                 async with asyncio.timeout(self._timeout):
                     plans = await self._check(checker, stage, known or {}, unmoved, fresh)
+                    if claim is not None:
+                        await claim([InventoryEntry.of(plan.key, plan.version) for plan in plans if _is_write(plan)])
                     entries = await self._write(plans)
             except ObjectError as error:
                 raise ApplyError(str(error), self.touched) from error

@@ -16,7 +16,7 @@ from gitopsd.api.meta import (
     Reason,
 )
 from gitopsd.apply.health import HealthError
-from gitopsd.apply.inventory import InventoryEntry, read
+from gitopsd.apply.inventory import InventoryEntry
 from gitopsd.controllers.kustomization_context import (
     NOT_SUPPORTED,
     OWNED,
@@ -26,6 +26,7 @@ from gitopsd.controllers.kustomization_context import (
     ready_reason,
     unsupported,
 )
+from gitopsd.controllers.kustomization_inventory import Inventories
 from gitopsd.controllers.kustomization_run import Attempt
 from gitopsd.errors import ReconcileError, RetryError, StallError, WaitError
 from gitopsd.krm.objects import Obj, ObjectKey, get_in
@@ -43,6 +44,7 @@ class KustomizationReconciler:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._memory = Memory()
+        self._inventories = Inventories(parts)
 
     # -- what the triggers ask (runtime.triggers.Follower) ------------------------------------------------------
 
@@ -67,8 +69,7 @@ class KustomizationReconciler:
         parts = self._parts
         cached = parts.kustomizations.lister.get(run.key)
         if cached is None:
-            self._memory.forget(run.key)
-            parts.renderer.forget(run.key.subject)
+            self._forget(run.key)
             return Result()
         obj = parts.status.newest(cached)
         kustomization = Kustomization.from_object(obj)
@@ -76,12 +77,14 @@ class KustomizationReconciler:
             return await self._finalize(run, obj, kustomization)
         if not kustomization.metadata.has_finalizer:
             obj = await parts.status.add_finalizer(obj)
+            self._inventories.begins(obj)
         async with parts.status.session(obj, parts.tasks) as status:
+            self._inventories.restore(status)
             if kustomization.spec.suspend:
                 log.info("Reconciliation is suspended for this object")
                 await self._conclude(status)
                 return Result()
-            attempt = Attempt(parts, self._memory, run, kustomization, status)
+            attempt = Attempt(parts, self._memory, self._inventories, run, kustomization, status)
             self._memory.waits(run.key, is_waiting=False)
             try:
                 result = await attempt.run()
@@ -107,6 +110,12 @@ class KustomizationReconciler:
             if reconciling is not None:
                 status.mark_reconciling(Reason.PROGRESSING_WITH_RETRY, reconciling.message)
         await status.finish()
+        self._inventories.settle(status.obj)
+
+    def _forget(self, key: ObjectKey) -> None:
+        """The object is gone."""
+        self._memory.forget(key)
+        self._parts.renderer.forget(key.subject)
 
     # -- deletion ----------------------------------------------------------------------------------------------
 
@@ -114,7 +123,7 @@ class KustomizationReconciler:
         """Delete what the deletion policy says, then let the object go (`spec/kustomize.md` 5.4)."""
         if not kustomization.metadata.has_finalizer:
             return Result()
-        entries = read(get_in(obj, "status", "inventory", "entries"))
+        entries = await self._inventories.remaining(obj, self._parts.applier(kustomization).owner)
         spec = kustomization.spec
         policy = spec.deletion_policy or "MirrorPrune"
         deletes = policy in ("Delete", "WaitForTermination") or (policy == "MirrorPrune" and spec.prune)
@@ -123,6 +132,8 @@ class KustomizationReconciler:
             await self._delete_all(run, obj, kustomization, entries, wait=policy == "WaitForTermination")
         await self._parts.status.remove_finalizer(obj)
         self._parts.status.forget(obj)
+        self._inventories.forget(obj)
+        self._forget(run.key)
         return Result()
 
     def _refuse_foreign_rights(self, kustomization: Kustomization) -> None:

@@ -27,7 +27,7 @@ from gitopsd.api.meta import (
 from gitopsd.apply.changes import Action, ApplyError, ChangeSet
 from gitopsd.apply.control import EncryptedSecretError, Owner, require_decrypted, with_metadata, with_owner
 from gitopsd.apply.health import HealthError, targets_of, ttl_jobs
-from gitopsd.apply.inventory import InventoryEntry, read, stale, union
+from gitopsd.apply.inventory import InventoryEntry, stale, union
 from gitopsd.apply.wait import Target
 from gitopsd.artifact.store import ArtifactMissingError
 from gitopsd.artifact.tree import FileTree, clamp_path
@@ -40,6 +40,7 @@ from gitopsd.controllers.kustomization_context import (
     source_key,
     unsupported,
 )
+from gitopsd.controllers.kustomization_inventory import Inventories, store
 from gitopsd.errors import GitopsdError, ReconcileError, RetryError, StallError, WaitError
 from gitopsd.krm.objects import GVK, Obj, ObjectKey, get_in
 from gitopsd.kube.errors import ApiError, NotFoundError, UnreachableError
@@ -59,10 +60,17 @@ class Attempt:
     """One run over one Kustomization that is neither suspended nor to be deleted."""
 
     def __init__(
-        self, parts: Parts, memory: Memory, run: Run, kustomization: Kustomization, status: StatusSession
+        self,
+        parts: Parts,
+        memory: Memory,
+        inventories: Inventories,
+        run: Run,
+        kustomization: Kustomization,
+        status: StatusSession,
     ) -> None:
         self._parts = parts
         self._memory = memory
+        self._inventories = inventories
         self._settings = parts.settings
         self._run = run
         self._kustomization = kustomization
@@ -74,6 +82,7 @@ class Attempt:
         self._revision = ""
         self._origin = ""
         self._digest = ""
+        self._owned_before: tuple[InventoryEntry, ...] = ()
 
     async def run(self) -> Result:
         """From the source to the verdict. Raises the error that ends the run early."""
@@ -251,20 +260,19 @@ class Attempt:
 
     async def _apply(self, rendered: Rendered) -> ChangeSet:
         applier = self._parts.applier(self._kustomization)
-        old = self._inventory()
         try:
+            self._owned_before = await self._inventories.recall(self._status, applier.owner)
             require_decrypted(rendered.objects)
             wanted = [self._owned(obj, applier.owner) for obj in rendered.objects]
-            changes = await applier.apply(wanted, known=self._memory.known(self._run.key))
-        except ApplyError as error:
-            self._keep_written(old, error.done)
-            self._record(Reason.RECONCILIATION_FAILED)
-            raise RetryError(Reason.RECONCILIATION_FAILED, error.message, again_in=self._retry) from error
-        except asyncio.CancelledError:
-            self._keep_written(old, applier.touched)
-            raise
-        except (EncryptedSecretError, ApiError, UnreachableError) as error:
+            changes = await applier.apply(wanted, known=self._memory.known(self._run.key), claim=self._claim)
+        except (ApplyError, EncryptedSecretError, ApiError, UnreachableError) as error:
+            self._keep_written(applier.touched)
+            if isinstance(error, ApplyError):
+                self._record(Reason.RECONCILIATION_FAILED)
             raise RetryError(Reason.RECONCILIATION_FAILED, str(error), again_in=self._retry) from error
+        except asyncio.CancelledError:
+            self._keep_written(applier.touched)
+            raise
         self._memory.applied(self._run.key, changes)
         output = changes.output(grouped=self._settings.feature_gates["GroupChangeLog"])
         log.info("server-side apply completed", output=output, revision=self._revision)
@@ -281,29 +289,29 @@ class Attempt:
             return owned
         return with_metadata(owned, labels=common.labels, annotations=common.annotations)
 
-    def _keep_written(self, old: Sequence[InventoryEntry], done: ChangeSet) -> None:
-        """What was written must not be lost track of because the rest was not."""
-        written = done.without(Action.SKIPPED, Action.UNCHANGED).inventory()
-        if written:
-            self._store_inventory(union(old, written))
+    async def _claim(self, entries: Sequence[InventoryEntry]) -> None:
+        await self._inventories.claim(self._status, entries)
 
-    def _inventory(self) -> tuple[InventoryEntry, ...]:
-        return read(get_in(self._status.fields, "inventory", "entries"))
-
-    def _store_inventory(self, entries: Sequence[InventoryEntry]) -> None:
-        self._status.fields["inventory"] = {"entries": [entry.to_builtins() for entry in entries]}
+    def _keep_written(self, done: ChangeSet) -> None:
+        """What was written must not be lost track of because the rest was not; what was only planned is dropped."""
+        entries = union(self._owned_before, done.without(Action.SKIPPED, Action.UNCHANGED).inventory())
+        if entries or get_in(self._obj, "status", "inventory") is not None:
+            store(self._status, entries)
+        else:
+            self._status.fields.pop("inventory", None)
 
     async def _prune(self, changes: ChangeSet) -> None:
         """Replace the inventory and delete what has left it (`spec/kustomize.md` 5)."""
-        old, new = self._inventory(), changes.inventory()
-        self._store_inventory(new)
-        gone = stale(old, new)
-        if not gone or not self._spec.prune:
+        new = changes.inventory()
+        gone = stale(self._owned_before, new) if self._spec.prune else ()
+        # However this ends, what is not deleted yet is still named.
+        store(self._status, (*new, *gone))
+        if not gone:
             return
         applier = self._parts.applier(self._kustomization)
         pruned = await applier.prune(gone)
+        store(self._status, (*new, *pruned.undeleted))
         if pruned.errors:
-            self._store_inventory((*new, *pruned.undeleted))
             self._record(Reason.PRUNE_FAILED)
             raise RetryError(Reason.PRUNE_FAILED, pruned.message, again_in=self._retry)
         log.info(f"garbage collection completed: {', '.join(pruned.lines())}", revision=self._revision)

@@ -22,7 +22,7 @@ import structlog
 from gitopsd.api import conditions as conds
 from gitopsd.api.meta import FINALIZER, REQUESTED_AT, Condition
 from gitopsd.errors import GitopsdError
-from gitopsd.krm.objects import Obj, annotations_of, get_in
+from gitopsd.krm.objects import Obj, annotations_of, get_in, key_of
 from gitopsd.kube.client import KubeClient, PatchType
 from gitopsd.kube.errors import ConflictError, NotFoundError
 from gitopsd.tasks import TaskScope
@@ -116,6 +116,7 @@ class StatusSession:
         self._writing: asyncio.Task[None] | None = None
         self._loop = asyncio.get_running_loop()
         self._next_progress = self._loop.time() + LATE
+        self.has_written = False  # sent anything, whether or not it arrived
 
     # -- conditions --------------------------------------------------------------------------------------------
 
@@ -194,6 +195,12 @@ class StatusSession:
         if self.requested_at is not None:
             self.fields["lastHandledReconcileAt"] = self.requested_at
 
+    async def checkpoint(self) -> None:
+        """Write what is known by now, and return when the API server has it. Raises what the write raised."""
+        await self._settle()
+        await self._write()
+        self._next_progress = self._loop.time() + LATE
+
     async def finish(self) -> None:
         """Write what has changed, once. An object that is gone needs no status."""
         await self._settle()
@@ -251,6 +258,7 @@ class StatusSession:
 
     async def _send(self, patch: Obj) -> None:
         body = {"metadata": {"resourceVersion": self._version}, "status": patch}
+        self.has_written = True
         answer = await self._owner.client.patch(
             f"{self._owner.path_of(self.obj)}/status",
             body,
@@ -263,6 +271,8 @@ class StatusSession:
     async def _reread(self) -> None:
         """Someone else wrote: take their resourceVersion and their conditions, keep what is ours."""
         live = await self._owner.client.get(self._owner.path_of(self.obj))
+        if live["metadata"]["uid"] != self.obj["metadata"]["uid"]:
+            raise NotFoundError(404, "NotFound", f"{key_of(self.obj).subject} was replaced by another of its name")
         self._version = live["metadata"]["resourceVersion"]
         self._written = live.get("status") or {}
         ours = {condition.type for condition in self._conditions}
