@@ -6,6 +6,7 @@ pipe closes, and the watchdog kills what was started and removes the folder. Not
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import fcntl
 import os
@@ -170,6 +171,17 @@ class Processes:
         with contextlib.suppress(BrokenPipeError):
             self._watchdog.stdin.write(f"{line}\n".encode())
             self._watchdog.stdin.flush()
+
+
+_shared: list[Processes] = []
+
+
+def temporary_folder(name: str) -> Path:
+    """A new folder that is removed when this process ends, however it ends."""
+    if not _shared:
+        _shared.append(Processes("gitopsd-tests"))
+        atexit.register(_shared[0].close)
+    return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=_shared[0].folder))
 
 
 def quiet_environment(**changed: str) -> dict[str, str]:

@@ -14,17 +14,15 @@ import fnmatch
 import shutil
 import socket
 import struct
-import tempfile
 import threading
 from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
 
 from aiohttp import web
 
 from tests.certificates import Authority
-from tests.processes import free_port
+from tests.processes import free_port, temporary_folder
 
 T = TypeVar("T")
 
@@ -133,7 +131,7 @@ class LoopbackServer:
     """Base of the servers: a subclass says what it answers in `answer`."""
 
     def __init__(self, *, name: str = "server", authority: Authority | None = None) -> None:
-        self.folder = Path(tempfile.mkdtemp(prefix=f"gitopsd-{name}-"))
+        self.folder = temporary_folder(name)
         self.authority = authority or Authority(self.folder / "certificates")
         self.requests: list[Seen] = []
         self.troubles: list[Trouble] = []
