@@ -25,7 +25,11 @@ def test_what_is_a_version(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "text", ["latest", "", "v", "1.2.3.4", "1.2.3-", "1.2.3-a..b", "1." + "9" * 300, "١.2.3", "1.2.3\n"]
+    "text",
+    [
+        *("latest", "", "v", "1.2.3.4", "1.2.3-", "1.2.3-a..b", "1." + "9" * 300, "١.2.3", "1.2.3\n"),
+        *("1.2.3-rc.01", "1.2.3-00", "1.2.3+", "18446744073709551616", "1.2.3-" + "a" * 251),
+    ],
 )
 def test_what_is_none(text: str) -> None:
     with pytest.raises(VersionError):
@@ -59,6 +63,18 @@ def test_what_is_none(text: str) -> None:
         ("~>1.2.3", "1.2.4"),
         (">=1.0.0-0 <2.0.0", "1.2.3-rc.1"),
         ("v1.2.3", "1.2.3"),
+        # What no manual says; each was asked of the Go library.
+        ("*-0", "1.2.3-rc.1"),
+        ("!=*", "1.2.3"),
+        ("!=1.2.x-rc.1", "1.2.3"),
+        (">*", "0.0.1"),
+        ("<=x", "0.0.9"),
+        ("~0.0.0", "9.9.9"),
+        ("x.1x", "4.5.6"),
+        ("1.2.3 - 1.4", "1.4.9"),
+        (">=1.0.0 , <2.0.0", "1.5.0"),
+        ("=>1", "1.0.0"),
+        ("1.2.3-rc.1 || 2", "1.2.3-rc.1"),
     ],
 )
 def test_a_range_matches(wanted: str, found: str) -> None:
@@ -80,6 +96,11 @@ def test_a_range_matches(wanted: str, found: str) -> None:
         ("!=1.2.x", "1.2.9"),
         ("1.2.3 - 1.4.0", "1.4.1"),
         (">=1.0.0 <2.0.0", "2.0.0"),
+        ("<=*", "0.2.3"),
+        ("^*", "1.0.0"),
+        ("!=*", "0.0.0"),
+        ("1.2.3-rc.1 || 2", "2.0.0-rc.1"),
+        ("^0.0", "0.1.0"),
     ],
 )
 def test_a_range_does_not_match(wanted: str, found: str) -> None:
