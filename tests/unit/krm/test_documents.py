@@ -245,6 +245,15 @@ def test_K15_long_lines_and_many_documents_within_the_bounds_work() -> None:
     assert len(load(b"---\na: 1\n" * 12_000)) == 12_000
 
 
+def test_K15_a_file_of_ten_mebibytes_works_and_one_byte_more_does_not() -> None:
+    line = b"  0123456789012345678901234567890123456789\n"
+    text = b"a: |\n" + line * ((10 << 20) // len(line))
+    text += b" " * ((10 << 20) - len(text))
+    assert len(load_all(text, source="x")[0]["a"]) > 9 << 20
+    with pytest.raises(DocumentError, match="longer than 10485760 bytes"):
+        load_all(text + b" ", source="x")
+
+
 def test_K15_the_bounds_are_exact() -> None:
     assert load(b"a: 1", size=4)
     assert refusal(b"a: 12", size=4).rule == "size"
