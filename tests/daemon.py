@@ -10,12 +10,14 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from tests.apiclient import NotYetError
 from tests.processes import Processes, free_port, quiet_environment
+
+T = TypeVar("T")
 
 PROGRAM = Path(sys.executable).with_name("gitopsd")
 
@@ -144,7 +146,15 @@ class Daemon:
 
     def log_lines(self) -> list[dict[str, Any]]:
         """Its log as objects; a line that is none is a failure of the contract."""
-        return [json.loads(line) for line in self.log_text().splitlines() if line.strip()]
+        whole, _, _ = self.log_text().rpartition("\n")  # the last line may be half-written
+        return [json.loads(line) for line in whole.splitlines() if line.strip()]
+
+    def until(self, find: Callable[[], T], *, timeout: float = 10.0) -> T:
+        """Look at what the daemon shows of itself until `find` gives something true; returns it, or the last answer."""
+        deadline = time.monotonic() + timeout
+        while not (found := find()) and time.monotonic() < deadline:
+            time.sleep(0.03)
+        return found
 
     def cpu_seconds(self) -> float:
         """CPU time of the daemon and its engine processes by now."""

@@ -56,6 +56,11 @@ class Run:
         return self._held.superseded_by
 
     @property
+    def is_gone(self) -> bool:
+        """Whether the object went away while it was worked on."""
+        return self._held.is_gone
+
+    @property
     def elapsed(self) -> float:
         """Seconds since the reconcile began."""
         return time.monotonic() - self.started
@@ -173,7 +178,8 @@ class Controller:
         self._requeue(run, outcome)
         metrics.reconcile_time.labels(self.spec.name).observe(run.elapsed)
         metrics.queue_work.labels(self.spec.name, self.spec.name).observe(run.elapsed)
-        metrics.reconcile_duration.labels(self.spec.kind, run.key.name, run.key.namespace).observe(run.elapsed)
+        if not run.is_gone:  # its series were removed already and must not come back
+            metrics.reconcile_duration.labels(self.spec.kind, run.key.name, run.key.namespace).observe(run.elapsed)
 
     def _requeue(self, run: Run, outcome: Result | Exception) -> None:
         """Turn an outcome into the next look, the log line of a failure, and metrics (`spec/kustomize.md` 7.2)."""

@@ -30,6 +30,7 @@ class Held(Generic[K]):
         self.cause = cause  # what woke it, for logs: "" when it was a timer
         self.superseded = asyncio.Event()
         self.superseded_by = ""
+        self.is_gone = False  # what the key named is gone: nothing about it is worth keeping
 
     def supersede(self, cause: str) -> None:
         """Say that the key is wanted again, and by what."""
@@ -105,8 +106,10 @@ class WorkQueue(Generic[K]):
         self._failures.pop(key, None)
 
     def discard(self, key: K) -> None:
-        """Nobody wants it any more: drop its timer and its failures. A held key stays held."""
+        """What it named is gone: drop its timer and its failures. A held key stays held, and is told."""
         self.forget(key)
+        if key in self._held:
+            self._held[key].is_gone = True
         self._cancel_timer(key)
         if self._ready.pop(key, None) is not None:
             self._depth.set(len(self._ready))

@@ -8,6 +8,7 @@ import io
 import tarfile
 import urllib.request
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -34,10 +35,12 @@ def test_metrics_have_the_names_that_dashboards_ask_for(stage: Stage, daemon: Da
     stage.source()
     stage.kustomization()
     stage.until_ready("Kustomization")
+    sample = f'kind="Kustomization",le="0.01",name="app",namespace="{stage.namespace}"'
+    # A run is counted when it is over, a moment after its status was written.
+    assert daemon.until(lambda: f"_bucket{{{sample}}}" in daemon.get("metrics", "/metrics"))
     text = daemon.get("metrics", "/metrics")
     names = {line.split("{")[0].split(" ")[0] for line in text.splitlines() if not line.startswith("#")}
     assert set(_METRICS) <= names
-    sample = f'kind="Kustomization",le="0.01",name="app",namespace="{stage.namespace}"'
     assert f"gotk_reconcile_duration_seconds_bucket{{{sample}}}" in text
     for result in ("success", "error", "requeue", "requeue_after"):
         assert f'controller_runtime_reconcile_total{{controller="helmrelease",result="{result}"}}' in text
@@ -50,12 +53,13 @@ def test_the_series_of_an_object_go_with_it(stage: Stage, daemon: Daemon) -> Non
     stage.source()
     stage.kustomization("passing")
     stage.until_ready("Kustomization", "passing")
-    assert 'name="passing"' in daemon.get("metrics", "/metrics")
+    assert daemon.until(lambda: 'name="passing"' in daemon.get("metrics", "/metrics"))
     stage.api.delete("kustomize.toolkit.fluxcd.io/v1", "Kustomization", "passing", stage.namespace)
     stage.until("Kustomization", "passing", lambda obj: obj is None)
-    stage.kustomization("next")  # its run comes after the news of the deletion
+    assert daemon.until(lambda: 'name="passing"' not in daemon.get("metrics", "/metrics"))
+    stage.kustomization("next")
     stage.until_ready("Kustomization", "next")
-    assert 'name="passing"' not in daemon.get("metrics", "/metrics")
+    assert 'name="passing"' not in daemon.get("metrics", "/metrics"), "the last run brought its series back"
 
 
 @pytest.mark.parametrize("path", ["/healthz", "/readyz", "/healthz/ping", "/readyz/ping"])
@@ -91,17 +95,21 @@ def test_every_log_line_is_one_that_flux_logs_can_read(stage: Stage, daemon: Dae
     stage.source()
     stage.kustomization()
     stage.until_reason("Kustomization", "BuildFailed")
+    own = daemon.until(lambda: _errors(daemon, stage.namespace))
     lines = daemon.log_lines()
     for line in lines:
         for key in ("ts", "level", "msg", "error", "logger", "controllerKind", "name", "namespace"):
             assert isinstance(line.get(key, ""), str), line
         assert line["level"] in ("trace", "debug", "info", "error")
-    own = [line for line in lines if line.get("namespace") == stage.namespace and line["level"] == "error"]
     assert own
     assert own[-1]["controllerKind"] == "Kustomization"
     assert own[-1]["Kustomization"] == {"name": "app", "namespace": stage.namespace}
     assert own[-1]["error"].startswith("kustomize build failed: ")
     assert own[-1]["msg"].startswith("Reconciliation failed after ")
+
+
+def _errors(daemon: Daemon, namespace: str) -> list[dict[str, Any]]:
+    return [line for line in daemon.log_lines() if line.get("namespace") == namespace and line["level"] == "error"]
 
 
 @pytest.fixture

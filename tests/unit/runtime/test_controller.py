@@ -173,6 +173,29 @@ def test_a_stop_cuts_waits_short_and_lets_work_end(waits_before_stop: bool) -> N
     run(scenario())
 
 
+def test_an_object_that_goes_while_it_is_worked_on_leaves_no_series() -> None:
+    """spec/runtime.md 2.1: series removed when the object is gone"""
+    name = "gone-while-held"
+    key = ObjectKey("g", "Thing", "ns", name)
+
+    async def scenario() -> None:
+        class Going:
+            async def reconcile(self, run: Run) -> Result:
+                queue.discard(run.key)  # the news of the deletion, as the trigger takes it
+                metrics.forget_object("Thing", "ns", name)
+                return Result()
+
+        queue: WorkQueue[ObjectKey] = WorkQueue("test")
+        controller = Controller(ControllerSpec("test", "Thing", "g", 1), queue, Going())
+        async with TaskScope("test") as tasks:
+            tasks.start("run", controller.run())
+            queue.add(key)
+            await asyncio.sleep(1)
+
+    run(scenario())
+    assert name not in metrics.exposition().decode()
+
+
 @pytest.mark.parametrize(("rand", "expected"), [(0.0, 95.0), (0.5, 100.0), (1.0, 105.0)])
 def test_intervals_are_spread_by_their_percentage(rand: float, expected: float) -> None:
     source: Callable[[], float] = lambda: rand  # noqa: E731
