@@ -32,7 +32,7 @@ from gitopsd.fetch.gitpack import Pack
 from gitopsd.fetch.gitref import GitRef, Target, UnresolvedError, known_target, newest_tags, target_of
 from gitopsd.fetch.gitremote import COMMITS_ONLY, GitLimits, Remote, Transports
 from gitopsd.fetch.gitspool import PackLimits
-from gitopsd.fetch.gittree import Checkout, Commit, Sparse, peel, read_commit, read_tree
+from gitopsd.fetch.gittree import Checkout, Commit, Sparse, leave_out, peel, read_commit, read_tree
 from gitopsd.fetch.giturl import GitURL, mask_userinfo, parse
 from gitopsd.fetch.gitwire import PackRequest, Ref, WireLimits
 from gitopsd.fetch.proxy import EnvironmentProxies
@@ -50,6 +50,8 @@ class GitRequest:
     """What to fetch from where, with which credentials, within `timeout` seconds in all.
 
     `is_foreign` says that not an operator but a repository named the address: rules for redirects apply to it too.
+    With `leave_out`, what the repository's ignore rules and `ignore` exclude is never unpacked; whoever merges other
+    files into the tree before the rules apply does without it.
     """
 
     url: str
@@ -59,11 +61,16 @@ class GitRequest:
     recurse_submodules: bool = False
     sparse: tuple[str, ...] = ()
     is_foreign: bool = False
+    leave_out: bool = False
+    ignore: str | None = None
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """A commit and its files. The raw objects are for verification; `tag_object` is empty without an annotated tag."""
+    """A commit and its files. The raw objects are for verification; `tag_object` is empty without an annotated tag.
+
+    `is_filtered` says that the ignore rules were applied already; applied twice, they may say something else.
+    """
 
     revision: str
     commit: str
@@ -71,6 +78,7 @@ class Fetched:
     tree: FileTree
     commit_object: bytes = field(repr=False)
     tag_object: bytes = field(default=b"", repr=False)
+    is_filtered: bool = False
 
 
 class GitFetcher:
@@ -146,8 +154,8 @@ class GitFetcher:
                 target, pack = await self._moving(remote, request.ref, known)
             commit, tag = await remote.in_thread(lambda stop: _commit_behind(pack, target))
             modules = Submodules(self._transports, self._limits, url, request.auth, deadline, packs)
-            tree = await self._tree(request, remote, modules, pack, commit)
-            return Fetched(target.revision, commit.hash, commit.subject, tree, commit.raw, tag)
+            tree, is_filtered = await self._tree(request, remote, modules, pack, commit)
+            return Fetched(target.revision, commit.hash, commit.subject, tree, commit.raw, tag, is_filtered)
 
     @asynccontextmanager
     async def _conversation(
@@ -224,7 +232,7 @@ class GitFetcher:
 
     async def _tree(
         self, request: GitRequest, remote: Remote, modules: Submodules, pack: Pack, commit: Commit
-    ) -> FileTree:
+    ) -> tuple[FileTree, bool]:
         sparse, checkout = Sparse(request.sparse), Checkout()
         await remote.in_thread(lambda stop: read_tree(pack, commit.tree, self._limits.tree, stop, sparse, checkout))
         missing = sparse.missing()
@@ -237,9 +245,7 @@ class GitFetcher:
             )
         if request.recurse_submodules:
             await modules.add(remote, checkout, sparse, pack, commit)
-        return await remote.in_thread(
-            lambda stop: FileTree.build(checkout.contents(), checkout.executables, checkout.directories)
-        )
+        return await remote.in_thread(lambda _: _built(checkout, request))
 
     @asynccontextmanager
     async def _operation(self, name: str, request: GitRequest, doing: str) -> AsyncIterator[tuple[GitURL, float]]:
@@ -265,6 +271,11 @@ class GitFetcher:
 
 def _missing(wanted: str) -> RemoteError:
     return RemoteError(f'couldn\'t find remote ref "{printable(wanted, 256)}"')
+
+
+def _built(checkout: Checkout, request: GitRequest) -> tuple[FileTree, bool]:
+    is_filtered = request.leave_out and leave_out(checkout, request.ignore)
+    return FileTree.build(checkout.contents(), checkout.executables, checkout.directories), is_filtered
 
 
 def _commit_behind(pack: Pack, target: Target) -> tuple[Commit, bytes]:

@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from posixpath import normpath
 
+from gitopsd.artifact.ignore import IGNORE_FILE, IgnoreError, ignore_matcher
 from gitopsd.artifact.tree import decode_path, shown
 from gitopsd.fetch.errors import RemoteError, printable
 from gitopsd.fetch.gitpack import BLOB, COMMIT, KINDS, TAG, TREE, Pack
@@ -117,6 +118,16 @@ class Checkout:
     # Submodules by path: the commit that is wanted of them.
     modules: dict[str, str] = field(default_factory=dict)
     entries: int = 0
+
+    def all_directories(self) -> set[str]:
+        """The directories, those that only hold something included."""
+        found = set(self.directories)
+        for path in (*self.directories, *self.files):
+            parent = path.rpartition("/")[0]
+            while parent and parent not in found:
+                found.add(parent)
+                parent = parent.rpartition("/")[0]
+        return found
 
     def contents(self) -> Mapping[str, bytes]:
         """The files by path, each read when it is asked for."""
@@ -247,6 +258,29 @@ def _take(into: Checkout, path: str, mode: int, place: bytes, bounds: TreeBounds
         parent = path.rpartition("/")[0]
         if parent:
             into.directories.add(parent)
+
+
+def leave_out(checkout: Checkout, spec_ignore: str | None) -> bool:
+    """Drop what the ignore rules exclude, before any of it is read; the outcome is that of `apply_ignore`.
+
+    Returns whether that was done: rules that cannot be used are left to `apply_ignore`, which says why.
+    """
+    contents = checkout.contents()
+    rules = {
+        path.rpartition("/")[0]: contents[path]
+        for path in checkout.files
+        if path == IGNORE_FILE or path.endswith(f"/{IGNORE_FILE}")
+    }
+    try:
+        ignored = ignore_matcher(spec_ignore, rules)
+        folders = checkout.all_directories()
+        kept = {path: place for path, place in checkout.files.items() if not ignored(path, False)}
+        checkout.directories = {path for path in folders if not ignored(path, True)}
+    except IgnoreError:
+        return False
+    checkout.files = kept
+    checkout.executables &= kept.keys()
+    return True
 
 
 def _entries(data: bytes, bounds: TreeBounds) -> Iterator[tuple[int, bytes, bytes]]:

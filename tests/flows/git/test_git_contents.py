@@ -9,9 +9,12 @@ import zlib
 
 import pytest
 
+from gitopsd.artifact.ignore import apply_ignore
 from gitopsd.fetch.errors import FetchError
 from gitopsd.fetch.git import Fetched, GitFetcher, GitLimits, GitRef, GitRequest
+from gitopsd.fetch.gitpack import Pack
 from gitopsd.fetch.gittree import TreeBounds
+from gitopsd.tasks import offload
 from tests.flows.git.conftest import refused_inputs
 from tests.packs import BLOB, COMMIT, OFFSET_DELTA, TREE, Item, commit, delta, distance, insert, object_hash, pack, tree
 from tests.servers import trouble
@@ -178,6 +181,54 @@ async def test_B11_a_message_of_a_stranger_is_shown_safely(git_server, fetcher, 
 async def test_an_empty_tree_is_a_valid_tree(git_server, fetcher, repository):
     repository.put_commit(repository.put_tree([]))
     assert len((await fetched(git_server, fetcher)).tree) == 0
+
+
+@pytest.mark.parametrize("spec_ignore", [None, "", "*.txt\n!keep.txt", "/*\n!/deploy"])
+async def test_what_is_left_out_early_is_what_the_ignore_rules_exclude(git_server, fetcher, repository, spec_ignore):
+    repository.commit(
+        {
+            "a.yaml": "1",
+            "img.png": "2",
+            "x.txt": "3",
+            "keep.txt": "4",
+            ".github/w.yaml": "5",
+            ".gitmodules": "",
+            "deploy/run.sh": {"exec": "6"},
+            "deploy/img.png": "7",
+            "only-links/l": {"link": "x"},
+            "secret/a/b": "8",
+            "sub/.sourceignore": "*.log\n",
+            "sub/x.log": "9",
+        }
+    )
+    whole = await fetched(git_server, fetcher)
+    early = await fetched(git_server, fetcher, leave_out=True, ignore=spec_ignore)
+    assert (whole.is_filtered, early.is_filtered) == (False, True)
+    assert early.tree == await offload(apply_ignore, whole.tree, spec_ignore)
+    assert early.tree != whole.tree
+
+
+async def test_B14_a_large_file_that_is_left_out_is_never_unpacked(git_server, fetcher, repository, monkeypatch):
+    repository.commit({"big.bin": bytes(9 << 20), "a.yaml": "a", ".sourceignore": "*.bin\n"})
+    read: list[int] = []
+    real = Pack.get
+
+    def counted(self: Pack, wanted: bytes) -> tuple[int, bytes]:
+        kind, content = real(self, wanted)
+        read.append(len(content))
+        return kind, content
+
+    monkeypatch.setattr(Pack, "get", counted)
+    found = await fetched(git_server, fetcher, leave_out=True)
+    assert set(found.tree) == {"a.yaml", ".sourceignore"}
+    assert max(read) < 1000
+
+
+async def test_C09_rules_that_cannot_be_used_are_left_to_who_says_why(git_server, fetcher, repository):
+    repository.commit({".sourceignore": "x\n" * (1 << 20), "a.yaml": "a"})
+    found = await fetched(git_server, fetcher, leave_out=True)
+    assert not found.is_filtered
+    assert set(found.tree) == {".sourceignore", "a.yaml"}
 
 
 # Packs that no Git server would make, sent by one that does.

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gc
 import hashlib
 import time
 import zlib
@@ -273,6 +274,15 @@ def test_B12_a_base_that_came_twice_serves_the_deltas_of_both():
     near = Item(OFFSET_DELTA, delta(4, 4, insert(b"near")), base=distance(len(base.encode())))
     found = read(pack([base, base, near]))
     assert content(found, BLOB, b"near") == (BLOB, b"near")
+
+
+def test_B13_many_small_objects_leave_the_garbage_collector_nothing_to_visit():
+    """What half a second of collection would cost, the event loop would have to wait for."""
+    data = pack([Item(BLOB, b"%d" % number) for number in range(20_000)])
+    before = len(gc.get_objects())
+    found = read(data, PackLimits())
+    assert len(found) == 20_000
+    assert len(gc.get_objects()) - before < 500
 
 
 def test_a_reader_ends_at_its_deadline_and_when_its_caller_is_gone():
