@@ -53,8 +53,8 @@ func TestAnEmptyDirectoryBuildsNothingInsteadOfFailing(t *testing.T) {
 	mustBuild(t, map[string]string{"app/x.txt": ""}, buildRequest{Path: "app"}, "[]")
 }
 
-// J11: a file that cannot be decoded is named, never skipped.
-func TestAGeneratedListHoldsOnlyObjects(t *testing.T) {
+// a file that cannot be decoded is named, never skipped.
+func Test_J11_AGeneratedListHoldsOnlyObjects(t *testing.T) {
 	for text, want := range map[string]string{
 		"a: [\n":       "failed to decode Kubernetes YAML from /app/s/x.yaml: MalformedYAMLError: yaml: line 1: did not find expected node content",
 		"just: data\n": "failed to decode Kubernetes YAML from /app/s/x.yaml: missing Resource metadata",
@@ -137,8 +137,7 @@ resources:
 	}
 }
 
-// J25
-func TestComponentsOfTheSpecMustBeLocal(t *testing.T) {
+func Test_J25_ComponentsOfTheSpecMustBeLocal(t *testing.T) {
 	files := map[string]string{"app/kustomization.yaml": listed, "app/a.yaml": configMap("a"), "file": ""}
 	for _, component := range []string{
 		"/abs", "file:///x", "git::x", "GH:x", "ssh://x", "https://x", "http://x", "git@x", "github.com:x", "GitHub.com/x",
@@ -156,7 +155,7 @@ func TestComponentsOfTheSpecMustBeLocal(t *testing.T) {
 }
 
 // J09: an empty file would prune all that was there before.
-func TestAKustomizationFileMustSaySomethingAndOneThing(t *testing.T) {
+func Test_J09_AKustomizationFileMustSaySomethingAndOneThing(t *testing.T) {
 	for text, want := range map[string]string{
 		"":                          "/kustomization.yaml is empty",
 		"# a\n":                     "/kustomization.yaml is empty",
@@ -178,8 +177,7 @@ func TestAKustomizationFileMustSaySomethingAndOneThing(t *testing.T) {
 		buildRequest{Fields: specFields{Components: []string{"c"}, BuildMetadata: []string{"transformerAnnotations"}}}, "["+named("a")+"]")
 }
 
-// J08, J10
-func TestPathsThatCannotBeBuilt(t *testing.T) {
+func Test_J08_J10_PathsThatCannotBeBuilt(t *testing.T) {
 	files := map[string]string{"app/a.yaml": configMap("a"), "two/kustomization.yaml": "resources: []\n", "two/Kustomization": "resources: []\n"}
 	mustFail(t, files, buildRequest{Path: "./nope"}, "kustomization path not found: stat /nope: no such file or directory")
 	mustFail(t, files, buildRequest{Path: "app/a.yaml/x"}, "kustomization path not found: stat /app/a.yaml/x: not a directory")
@@ -215,7 +213,7 @@ subjects:
 `
 
 // spec/kustomize.md 3.5: what users see of kustomize, as it was seen with Flux's own library.
-func TestKustomizeDoesWhatUsersKnowOfIt(t *testing.T) {
+func Test_J14_J15_J16_J38_KustomizeDoesWhatUsersKnowOfIt(t *testing.T) {
 	files := map[string]string{"kustomization.yaml": listed, "a.yaml": workloads}
 	mustBuild(t, files, buildRequest{Fields: specFields{TargetNamespace: "tn", NamePrefix: "p-"}}, `[`+
 		`{"apiVersion":"v1","kind":"Namespace","metadata":{"name":"tn"}},`+
@@ -247,8 +245,7 @@ func TestKustomizeDoesWhatUsersKnowOfIt(t *testing.T) {
 			`"kind":"X","metadata":{"annotations":{"a":"1","b":"true"},"name":"a"}}]`)
 }
 
-// J12, J13
-func TestBrokenReferencesFailTheBuild(t *testing.T) {
+func Test_J12_J13_BrokenReferencesFailTheBuild(t *testing.T) {
 	mustFail(t, map[string]string{"a.yaml": configMap("a"), "b.yaml": configMap("a")}, buildRequest{},
 		"kustomize build failed: accumulating resources: accumulation err='merging resources from './b.yaml': may not add resource with an already registered id: ConfigMap.v1.[noGrp]/a.[noNs]")
 	mustFail(t, map[string]string{"kustomization.yaml": "resources: [a.yaml, a.yaml]\n", "a.yaml": configMap("a")}, buildRequest{}, "already registered id")
@@ -257,8 +254,8 @@ func TestBrokenReferencesFailTheBuild(t *testing.T) {
 			"must build at directory: not a valid directory: evalsymlink failure on '/gone.yaml' : lstat /gone.yaml: no such file or directory")
 }
 
-// J01: the content of a file outside is never reached, whatever names it.
-func TestNothingOutsideOfTheArtifactIsRead(t *testing.T) {
+// the content of a file outside is never reached, whatever names it.
+func Test_J01_NothingOutsideOfTheArtifactIsRead(t *testing.T) {
 	for _, outside := range []string{"../../outside", "/etc/hostname", "../../../../../../etc/hostname"} {
 		for field, text := range map[string]string{
 			"resources": "resources: [PATH]\n", "bases": "bases: [PATH]\n", "components": "components: [PATH]\n",
@@ -281,8 +278,7 @@ func TestNothingOutsideOfTheArtifactIsRead(t *testing.T) {
 	mustFail(t, map[string]string{"kustomization.yaml": "resources: [~/x]\n"}, buildRequest{}, "open /~/x: no such file or directory")
 }
 
-// J05, J06
-func TestNothingIsEverExecuted(t *testing.T) {
+func Test_J05_J06_NothingIsEverExecuted(t *testing.T) {
 	plugin := "apiVersion: x/v1\nkind: Foo\nmetadata: {name: x, annotations: {config.kubernetes.io/function: 'exec: {path: /bin/true}'}}\n"
 	for text, want := range map[string]string{
 		"helmCharts: [{name: x}]\n":                       "must specify --enable-helm",
@@ -299,8 +295,8 @@ func TestNothingIsEverExecuted(t *testing.T) {
 	}
 }
 
-// J15: a patch of a few hundred bytes must not fill the memory.
-func TestCopiesOfAPatchAreBounded(t *testing.T) {
+// a patch of a few hundred bytes must not fill the memory.
+func Test_J15_CopiesOfAPatchAreBounded(t *testing.T) {
 	patch := "- {op: add, path: /data, value: {a: xxxxxxxxxxxxxxxx}}\n"
 	for range 40 {
 		patch += "- {op: add, path: /pair, value: {}}\n- {op: move, from: /data, path: /pair/l}\n" +
@@ -313,8 +309,8 @@ func TestCopiesOfAPatchAreBounded(t *testing.T) {
 		"ConfigMap.v1.[noGrp]/a: nested deeper than 100")
 }
 
-// J28, and step 15 of spec/kustomize.md 3.1
-func TestListsAreTakenApartAndKustomizationFilesLeftOut(t *testing.T) {
+// Step 15 of spec/kustomize.md 3.1
+func Test_J28_ListsAreTakenApartAndKustomizationFilesLeftOut(t *testing.T) {
 	list := "apiVersion: v1\nkind: ConfigMapList\nitems:\n- {apiVersion: v1, kind: ConfigMap, metadata: {name: a}}\n- {apiVersion: v1, kind: ConfigMap, metadata: {name: b}}\n"
 	mustBuild(t, map[string]string{"a.yaml": list}, buildRequest{}, "["+named("a")+","+named("b")+"]")
 	mustBuild(t, map[string]string{"a.yaml": strings.Replace(list, "ConfigMapList", "List", 1)}, buildRequest{}, "["+named("a")+","+named("b")+"]")
@@ -337,8 +333,8 @@ func TestAResourceWithoutIdentityIsNamedNotShown(t *testing.T) {
 	}
 }
 
-// J19: a schema of one build must not reach another, even while both run.
-func TestASchemaOfItsOwnStaysWithItsBuild(t *testing.T) {
+// a schema of one build must not reach another, even while both run.
+func Test_J19_ASchemaOfItsOwnStaysWithItsBuild(t *testing.T) {
 	thing := "apiVersion: example.com/v1\nkind: Thing\nmetadata: {name: t}\nspec: {l: [{name: a, v: 1}]}\n"
 	patch := specFields{Patches: []types.Patch{{Patch: "apiVersion: example.com/v1\nkind: Thing\nmetadata: {name: t}\nspec: {l: [{name: b, v: 2}]}\n"}}}
 	schema := `{"definitions":{"T":{"type":"object","x-kubernetes-group-version-kind":[{"group":"example.com","version":"v1","kind":"Thing"}],` +
@@ -363,8 +359,7 @@ func TestASchemaOfItsOwnStaysWithItsBuild(t *testing.T) {
 	}
 }
 
-// J23
-func TestBuildsSideBySideGiveTheSame(t *testing.T) {
+func Test_J23_BuildsSideBySideGiveTheSame(t *testing.T) {
 	want, err := built(t, smallApp, buildRequest{Path: "app"})
 	if err != nil {
 		t.Fatal(err)

@@ -24,8 +24,8 @@ func needs(t *testing.T, files map[string]string) []reference {
 	return known.References
 }
 
-// J03: whatever field names it, a remote base is found before anything is rendered.
-func TestEveryFieldThatCanNameARemoteBaseIsLookedAt(t *testing.T) {
+// whatever field names it, a remote base is found before anything is rendered.
+func Test_J03_EveryFieldThatCanNameARemoteBaseIsLookedAt(t *testing.T) {
 	for field, text := range map[string]string{
 		"resources": "resources: [URL]\n", "bases": "bases: [URL]\n", "components": "components: [URL]\n", "crds": "crds: [URL]\n",
 		"openapi": "openapi: {path: URL}\n", "patches": "patches: [{path: URL}]\n", "patchesStrategicMerge": "patchesStrategicMerge: [URL]\n",
@@ -180,7 +180,7 @@ func TestARemoteBaseMayNeedAnother(t *testing.T) {
 }
 
 // What the survey should not have missed fails nevertheless, without a connection and without a process.
-func TestKustomizeItselfReachesNoNetworkAndStartsNothing(t *testing.T) {
+func Test_J03_KustomizeItselfReachesNoNetworkAndStartsNothing(t *testing.T) {
 	t.Setenv("PATH", "")
 	for _, text := range []string{"https://127.0.0.1:1/x.yaml", "https://127.0.0.1:1/o/r", "github.com/o/r", "file:///tmp/x"} {
 		files := filesys.MakeFsInMemory()

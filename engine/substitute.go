@@ -17,9 +17,12 @@ import (
 const (
 	maxSubstituted = 16 << 20 // bytes of one object after substitution
 	maxNested      = 32       // variables in the defaults of variables
-	maxReferences  = 10_000   // "$" on one line; the library goes one call deeper for each
+	maxReferences  = 1000     // variables in one variable; the library goes one call deeper for each
 	maxPattern     = 64 << 10 // bytes of a value from which a pattern is cut
-	pieceBytes     = 16 << 10
+
+	// The library copies the rest of its text for each reference, and goes one call deeper, too.
+	pieceBytes      = 16 << 10
+	pieceReferences = 1000
 )
 
 // substitution replaces ${variables} in text: spec/kustomize.md 3.7.
@@ -125,30 +128,29 @@ func (s *substitution) text(text string) (string, error) {
 	return out.String(), nil
 }
 
-// piece finds where the text may be cut: after a line end outside of all braces.
+// piece finds where the text may be cut, outside of all braces: at a line end if there is one in time.
 func piece(text string) (int, error) {
 	depth, dollars := 0, 0
 	for index := 0; index < len(text); index++ {
-		switch text[index] {
-		case '$':
+		switch {
+		case text[index] == '$':
 			dollars++
-			if index+1 < len(text) && text[index+1] == '$' {
-				index++
-			} else if index+1 < len(text) && text[index+1] == '{' {
+			if rest := text[index+1:]; strings.HasPrefix(rest, "{") {
 				if depth++; depth > maxNested {
 					return 0, fmt.Errorf("variables are nested deeper than %d", maxNested)
 				}
-				index++
+			} else if !strings.HasPrefix(rest, "$") {
+				continue // no place to cut: it could be taken for the beginning of what follows
 			}
-		case '}':
+			index++
+		case text[index] == '}':
 			depth = max(depth-1, 0)
-		case '\n':
-			if depth == 0 && index >= pieceBytes {
-				return index + 1, nil
-			}
 		}
-		if dollars > maxReferences {
-			return 0, fmt.Errorf("more than %d references without a line end between them", maxReferences)
+		if depth > 0 && dollars > maxReferences {
+			return 0, fmt.Errorf("more than %d references in one variable", maxReferences)
+		}
+		if depth == 0 && (index >= 4*pieceBytes || dollars >= pieceReferences || (index >= pieceBytes && text[index] == '\n')) {
+			return index + 1, nil
 		}
 	}
 	return len(text), nil

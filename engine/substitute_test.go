@@ -47,8 +47,7 @@ func TestTheFormsOfAVariableReference(t *testing.T) {
 	}
 }
 
-// L02
-func TestEveryNameMustBeLegalUsedOrNot(t *testing.T) {
+func Test_L02_EveryNameMustBeLegalUsedOrNot(t *testing.T) {
 	for _, name := range []string{"with-dash", "9a", "a b", "", "ä", "a.b"} {
 		s := newSubstitution(map[string]string{"ok": "1", name: "secret"}, true)
 		_, err := s.text("${ok}")
@@ -58,27 +57,28 @@ func TestEveryNameMustBeLegalUsedOrNot(t *testing.T) {
 	}
 }
 
-// L01
-func TestSubstitutionIsBounded(t *testing.T) {
+func Test_L01_SubstitutionIsBounded(t *testing.T) {
 	s := newSubstitution(map[string]string{"a": strings.Repeat("a", 1<<20), "v": "x"}, true)
 	nest := func(levels int) string {
 		return strings.Repeat("${gone:=", levels) + "x" + strings.Repeat("}", levels)
 	}
 	for text, want := range map[string]string{
-		nest(maxNested):                            "",
-		nest(maxNested + 1):                        "variables are nested deeper than 32",
-		nest(100_000):                              "variables are nested deeper than 32",
-		strings.Repeat("${a}", 16):                 "",
-		strings.Repeat("${a}", 17):                 "more than 16777216 bytes after substitution",
-		strings.Repeat("${a}\n", 17):               "more than 16777216 bytes after substitution",
-		"${a//a/${a}}":                             "more than 16777216 bytes after substitution",
-		"${gone:=${a//a/${gone:=${a//a/${a}}}}}":   "more than 16777216 bytes after substitution",
-		"${a//a/b}":                                "",
-		"${a##*a*a*a*b}":                           "a pattern is cut from a value of more than 65536 bytes",
-		strings.Repeat("$$", maxReferences/2):      "",
-		strings.Repeat("$$", maxReferences+1):      "more than 10000 references without a line end between them",
-		strings.Repeat("${v} $$ $\n", 200_000):     "",
-		strings.Repeat("$", 5_000) + "\n" + "${v}": "",
+		nest(maxNested):                                 "",
+		nest(maxNested + 1):                             "variables are nested deeper than 32",
+		nest(100_000):                                   "variables are nested deeper than 32",
+		strings.Repeat("${a}", 16):                      "",
+		strings.Repeat("${a}", 17):                      "more than 16777216 bytes after substitution",
+		strings.Repeat("${a}\n", 17):                    "more than 16777216 bytes after substitution",
+		"${a//a/${a}}":                                  "more than 16777216 bytes after substitution",
+		"${gone:=${a//a/${gone:=${a//a/${a}}}}}":        "more than 16777216 bytes after substitution",
+		"${a//a/b}":                                     "",
+		"${a##*a*a*a*b}":                                "a pattern is cut from a value of more than 65536 bytes",
+		strings.Repeat("$$", 500_000):                   "",
+		strings.Repeat("${v}$", 500_000):                "",
+		"${gone:=" + strings.Repeat("${v}", 900) + "}":  "",
+		"${gone:=" + strings.Repeat("${v}", 1100) + "}": "more than 1000 references in one variable",
+		strings.Repeat("${v} $$ $\n", 200_000):          "",
+		strings.Repeat("$", 5_000) + "\n" + "${v}":      "",
 	} {
 		_, err := s.text(text)
 		if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
@@ -89,14 +89,17 @@ func TestSubstitutionIsBounded(t *testing.T) {
 
 func TestTextInPiecesIsTextInOne(t *testing.T) {
 	s := newSubstitution(variables, true)
-	line := "${v} $${v} ${gone:=one\ntwo ${n}\nthree} ${path//a/X} }{ $\n"
-	once, err := s.text(line)
-	if err != nil {
-		t.Fatal(err)
-	}
-	count := 4 * pieceBytes / len(line)
-	if got, err := s.text(strings.Repeat(line, count)); err != nil || got != strings.Repeat(once, count) {
-		t.Error("it differs", err)
+	for _, part := range []string{
+		"${v} $${v} ${gone:=one\ntwo ${n}\nthree} ${path//a/X} }{ $\n", "${v} $${v} ${gone:=one two} $ $x ", "$$", "$$$x", "${v}$ ", "x",
+	} {
+		once, err := s.text(part)
+		if err != nil {
+			t.Fatal(err)
+		}
+		count := 20 * pieceBytes / len(part)
+		if got, err := s.text(strings.Repeat(part, count)); err != nil || got != strings.Repeat(once, count) {
+			t.Errorf("%q: it differs, %v", part, err)
+		}
 	}
 }
 
@@ -117,8 +120,7 @@ func TestAnObjectIsReadAgainAfterSubstitution(t *testing.T) {
 	}
 }
 
-// L05
-func TestSubstitutionCanBeSwitchedOffForAnObject(t *testing.T) {
+func Test_L05_SubstitutionCanBeSwitchedOffForAnObject(t *testing.T) {
 	for metadata, touched := range map[string]bool{
 		"labels: {kustomize.toolkit.fluxcd.io/substitute: disabled}":      false,
 		"annotations: {kustomize.toolkit.fluxcd.io/substitute: disabled}": false,
@@ -136,8 +138,7 @@ func TestSubstitutionCanBeSwitchedOffForAnObject(t *testing.T) {
 	}
 }
 
-// L03
-func TestAValueCannotBecomeAnotherObject(t *testing.T) {
+func Test_L03_AValueCannotBecomeAnotherObject(t *testing.T) {
 	for name, test := range map[string]struct{ object, want string }{
 		"another name":     {"metadata: {name: 'a'}\nx: '${gone:=\n}'\n", ""},
 		"a name by key":    {"metadata: {name: a}\nspec: '${v}'\n'${meta}': {name: b}\n", `mapping key "metadata" already defined at line`},

@@ -8,8 +8,7 @@ import (
 
 func rootsOf(names ...string) string { return "resources: [" + strings.Join(names, ", ") + "]\n" }
 
-// J07
-func TestCyclesAreNamedAndEnd(t *testing.T) {
+func Test_J07_CyclesAreNamedAndEnd(t *testing.T) {
 	for name, test := range map[string]struct {
 		files map[string]string
 		want  string
@@ -40,7 +39,7 @@ func TestHowManyRootsABuildMayVisit(t *testing.T) {
 }
 
 // J07: every level refers to the next one twice, so that kustomize would build the last one four thousand million times.
-func TestADiamondIsCountedByItsVisits(t *testing.T) {
+func Test_J07_ADiamondIsCountedByItsVisits(t *testing.T) {
 	diamond := func(levels int) map[string]string {
 		files := map[string]string{"app/kustomization.yaml": rootsOf("../l0a", "../l0b")}
 		for level := range levels {

@@ -76,8 +76,8 @@ func TestErrorsHaveTheWordsOfTheSystemCallThatWouldFail(t *testing.T) {
 	}
 }
 
-// J02: what is neither file nor directory does not exist, and nothing is outside.
-func TestLinksDoNotExist(t *testing.T) {
+// what is neither file nor directory does not exist, and nothing is outside.
+func Test_J02_LinksDoNotExist(t *testing.T) {
 	var data bytes.Buffer
 	writer := tar.NewWriter(&data)
 	for _, header := range []tar.Header{

@@ -19,7 +19,7 @@ func bomb(levels, width int) string {
 	return text
 }
 
-func TestWhatWouldHarmTheProcessIsRefusedWhereverItIsRead(t *testing.T) {
+func Test_K01_K02_K03_K04_WhatWouldHarmTheProcessIsRefusedWhereverItIsRead(t *testing.T) {
 	for name, test := range map[string]struct{ text, rule string }{
 		"K01 flow nesting":         {nested(15_000), ""}, // no library reads it either
 		"K01 nesting beyond":       {nested(101), "yaml-depth"},
@@ -66,7 +66,7 @@ func merges(lines int) string {
 	return text
 }
 
-func TestManifestsThatAreReadDifferentlyFromWhatTheySayAreRefused(t *testing.T) {
+func Test_J27_K06_K07_K08_K09_K11_K12_K13_K14_ManifestsReadDifferentlyFromWhatTheySayAreRefused(t *testing.T) {
 	object := "apiVersion: v1\nkind: ConfigMap\nmetadata: {name: a}\n"
 	for name, test := range map[string]struct{ text, want string }{
 		"an object":                    {object, ""},

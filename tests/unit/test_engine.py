@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import os
 import signal
+import weakref
 from collections.abc import AsyncIterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -153,7 +155,7 @@ async def test_a_large_result_arrives_whole(engine: Engine) -> None:
     assert await build(engine, files) == [f"c{number}" for number in range(500)]
 
 
-async def test_j23_builds_of_one_tree_at_once_give_the_same(engine: Engine) -> None:
+async def test_J23_builds_of_one_tree_at_once_give_the_same(engine: Engine) -> None:
     files = await app()
     results = await asyncio.gather(
         *(engine.build(files, BuildSpec(), subject="Kustomization/x/y", timeout=20) for _ in range(16))
@@ -211,10 +213,30 @@ async def test_a_cancelled_request_ends_in_the_engine_too(engine: Engine) -> Non
     assert count(metrics.engine_restarts, "stuck") == restarts
 
 
+async def test_a_tree_is_kept_until_the_engine_is_done_with_it_even_if_nobody_waits(engine: Engine) -> None:
+    """Otherwise its place could be taken by another tree while the engine opens it."""
+    files = await app()
+    held = weakref.ref(files)
+    request = engine.request("test-stall", {"seconds": 0.3}, subject="x", timeout=20, holds=[files])
+    task = asyncio.ensure_future(request)
+    del files, request
+    while not engine.pids or not engine._processes[0].load:
+        await asyncio.sleep(0.01)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    del task
+    gc.collect()
+    assert held() is not None
+    while engine._processes[0].load:
+        await asyncio.sleep(0.01)
+    gc.collect()
+    assert held() is None
+
+
 # -- deadlines ---------------------------------------------------------------------------------------------------------
 
 
-async def test_j24_a_request_ends_with_its_time(engine: Engine) -> None:
+async def test_J24_a_request_ends_with_its_time(engine: Engine) -> None:
     with pytest.raises(EngineTimeout, match=r"no result within 0\.2s"):
         await ask(engine, "test-sleep", timeout=0.2, seconds=60)
     assert await build(engine, await app()) == ["a"]
@@ -349,7 +371,7 @@ class Remotes:
         return self.content
 
 
-async def test_j03_a_remote_base_is_refused_before_anything_is_fetched(program: Path) -> None:
+async def test_J03_a_remote_base_is_refused_before_anything_is_fetched(program: Path) -> None:
     remotes = Remotes(b"")
     async with Engine(EngineSettings(program), fetch_remote=remotes) as engine:
         with pytest.raises(BuildError) as caught:
