@@ -8,7 +8,8 @@ import pytest
 
 from tests.controlplane import ControlPlane
 from tests.daemon import Daemon
-from tests.flows.stage import Stage
+from tests.flows.hostile import Hostile
+from tests.flows.stage import Stage, config_map
 from tests.servers.git import GitServer
 
 
@@ -39,3 +40,31 @@ def daemon(shared_daemon: Daemon) -> Daemon:
 def stage(control_plane: ControlPlane, git_server: GitServer, namespace: str, daemon: Daemon) -> Stage:
     """A namespace with a repository, and a daemon that works on it."""
     return Stage(control_plane, git_server, namespace)
+
+
+@pytest.fixture(scope="module")
+def neighbour(control_plane: ControlPlane, git_server: GitServer, shared_daemon: Daemon) -> Iterator[Stage]:
+    """A healthy Kustomization in a namespace of its own, as long as the module's tests run."""
+    namespace = control_plane.create_namespace()
+    stage = Stage(control_plane, git_server, namespace)
+    revision = stage.push({"cm.yaml": config_map("one")})
+    stage.source()
+    stage.kustomization()
+    stage.until_applied(revision)
+    yield stage
+    revision = stage.push({"cm.yaml": config_map("one", after="all")})
+    stage.refetch()
+    stage.until_applied(revision)
+    control_plane.api.delete("v1", "Namespace", namespace)
+
+
+@pytest.fixture
+def hostile(
+    control_plane: ControlPlane, git_server: GitServer, namespace: str, daemon: Daemon, neighbour: Stage
+) -> Iterator[Hostile]:
+    """A stage for trials; whatever a test did, the daemon and the neighbour are fine after it."""
+    stage = Hostile(control_plane, git_server, namespace)
+    stage.daemon, stage.neighbour = daemon, neighbour
+    yield stage
+    stage.assert_others_are_fine()
+    assert "Reconciler ended unexpectedly" not in daemon.log_text()
