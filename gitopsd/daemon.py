@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import resource
 import signal
 import sys
 from collections.abc import Coroutine, Sequence
@@ -21,24 +22,22 @@ from gitopsd.api.helmrelease import HelmRelease
 from gitopsd.api.kustomization import Kustomization
 from gitopsd.api.meta import (
     HELM_MANAGER,
-    KUSTOMIZE_GROUP,
     KUSTOMIZE_STATUS_MANAGER,
     SOURCE_COMPONENT,
-    SOURCE_GROUP,
     SOURCE_MANAGER,
 )
 from gitopsd.api.resource import Resource as Model
 from gitopsd.api.source import Bucket, ExternalArtifact, GitRepository, HelmChart, HelmRepository, OCIRepository
 from gitopsd.apply.health import HealthWaiter
 from gitopsd.artifact.store import ArtifactStore
-from gitopsd.controllers import helmrelease, kustomization, source
+from gitopsd.controllers import helmrelease, kustomization, kustomization_references, source
 from gitopsd.controllers.git import GitSource
 from gitopsd.controllers.unsupported import UnsupportedReconciler
 from gitopsd.engine import Engine, EngineSettings
 from gitopsd.errors import GitopsdError
 from gitopsd.fetch.git import GitFetcher
 from gitopsd.fetch.remote import RemoteBases
-from gitopsd.krm.objects import GVK, Obj, ObjectKey, get_in, key_of
+from gitopsd.krm.objects import GVK, Obj, ObjectKey
 from gitopsd.kube.client import KubeClient, KubeSettings
 from gitopsd.kube.discovery import Discovery, Resource
 from gitopsd.kube.informer import Change, Informer, InformerPool
@@ -70,6 +69,7 @@ _SOURCE_KINDS = ("GitRepository", "OCIRepository", "Bucket", "ExternalArtifact")
 _LATER: tuple[type[Model], ...] = (OCIRepository, HelmRepository, HelmChart, Bucket)
 _FLUSH_SECONDS = 3.0
 _SYNC_HINT_SECONDS = 10.0
+_MOST_FILES = 65536
 _COLLECT_AFTER = 20_000  # net new containers
 
 
@@ -328,9 +328,9 @@ def _follow(
     reconciler: kustomization.KustomizationReconciler,
 ) -> None:
     """Wake Kustomizations by what they refer to."""
-    informer.index(triggers.SOURCE_INDEX, _source_of)
-    informer.index(triggers.CONFIG_INDEX, _configs_of)
-    informer.index(triggers.DEPENDENCY_INDEX, _dependencies_of)
+    informer.index(triggers.SOURCE_INDEX, kustomization_references.source_of)
+    informer.index(triggers.CONFIG_INDEX, kustomization_references.configs_of)
+    informer.index(triggers.DEPENDENCY_INDEX, kustomization_references.dependencies_of)
     for one in sources.values():
         triggers.source_changes(one, informer, queue, reconciler)
     triggers.dependency_changes(informer, queue, reconciler)
@@ -388,48 +388,24 @@ def _watch_definitions(shared: Shared) -> None:
     shared.informers["CustomResourceDefinition"] = definitions
 
 
-def _source_of(obj: Obj) -> list[ObjectKey]:
-    reference = get_in(obj, "spec", "sourceRef", default={})
-    own = obj["metadata"]["namespace"]
-    namespace = reference.get("namespace") or own
-    return [ObjectKey(SOURCE_GROUP, str(reference.get("kind", "")), namespace, str(reference.get("name", "")))]
-
-
-def _configs_of(obj: Obj) -> list[ObjectKey]:
-    """The ConfigMaps and Secrets whose change concerns a Kustomization (`spec/kustomize.md` 7.1)."""
-    namespace = obj["metadata"]["namespace"]
-    found = [
-        ObjectKey("", str(reference.get("kind")), namespace, str(reference.get("name")))
-        for reference in get_in(obj, "spec", "postBuild", "substituteFrom", default=[])
-    ]
-    for kind, path in (
-        ("Secret", ("decryption", "secretRef")),
-        ("Secret", ("kubeConfig", "secretRef")),
-        ("ConfigMap", ("kubeConfig", "configMapRef")),
-    ):
-        name = get_in(obj, "spec", *path, "name")
-        if name:
-            found.append(ObjectKey("", kind, namespace, str(name)))
-    return found
-
-
-def _dependencies_of(obj: Obj) -> list[ObjectKey]:
-    own = key_of(obj)
-    return [
-        ObjectKey(KUSTOMIZE_GROUP, own.kind, reference.get("namespace") or own.namespace, str(reference.get("name")))
-        for reference in get_in(obj, "spec", "dependsOn", default=[])
-    ]
-
-
 def main(arguments: Sequence[str]) -> int:
     """Run the daemon to its end; what stops it from starting is one line and exit code 1."""
     logs.configure()
     try:
         settings = settings_of(arguments)
+        _allow_many_files()
         return _run_loop(run(settings))
     except (GitopsdError, OSError) as problem:
         log.error("the daemon cannot run", error=str(problem))  # noqa: TRY400 - a line for people, not a traceback
         return 1
+
+
+def _allow_many_files() -> None:
+    """Each tree in memory and each connection is a file descriptor: use what the system allows."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _MOST_FILES if hard == resource.RLIM_INFINITY else min(hard, _MOST_FILES)
+    if soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def _run_loop(work: Coroutine[Any, Any, int]) -> int:

@@ -11,12 +11,11 @@ from collections.abc import Sequence
 import structlog
 
 from gitopsd.api.kustomization import Kustomization
-from gitopsd.api.meta import (
-    ConditionType,
-    Reason,
-)
+from gitopsd.api.meta import KUSTOMIZE_COMPONENT, ConditionType, Reason
+from gitopsd.api.resource import DecodeError
 from gitopsd.apply.health import HealthError
 from gitopsd.apply.inventory import InventoryEntry
+from gitopsd.controllers import broken
 from gitopsd.controllers.kustomization_context import (
     NOT_SUPPORTED,
     OWNED,
@@ -72,7 +71,11 @@ class KustomizationReconciler:
             self._forget(run.key)
             return Result()
         obj = parts.status.newest(cached)
-        kustomization = Kustomization.from_object(obj)
+        try:
+            kustomization = Kustomization.from_object(obj)
+        except DecodeError as error:
+            self._memory.waits(run.key, is_waiting=False)
+            await broken.report(obj, error, parts.status, parts.recorder, parts.tasks, component=KUSTOMIZE_COMPONENT)
         if kustomization.metadata.is_being_deleted:
             return await self._finalize(run, obj, kustomization)
         if not kustomization.metadata.has_finalizer:

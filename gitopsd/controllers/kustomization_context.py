@@ -168,5 +168,9 @@ def source_key(kustomization: Kustomization) -> ObjectKey:
 
 
 def artifact_of(source: Obj) -> Artifact | None:
+    """The artifact that a source's status tells of; one that cannot be read is none."""
     found = get_in(source, "status", "artifact")
-    return None if found is None else msgspec.convert(found, Artifact)
+    try:
+        return None if found is None else msgspec.convert(found, Artifact)
+    except msgspec.ValidationError:
+        return None

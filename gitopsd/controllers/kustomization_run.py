@@ -24,6 +24,7 @@ from gitopsd.api.meta import (
     format_duration,
     rfc3339,
 )
+from gitopsd.api.resource import DecodeError
 from gitopsd.apply.changes import Action, ApplyError, ChangeSet
 from gitopsd.apply.control import EncryptedSecretError, Owner, require_decrypted, with_metadata, with_owner
 from gitopsd.apply.health import HealthError, targets_of, ttl_jobs
@@ -198,7 +199,10 @@ class Attempt:
             found = await self._read(informer.resource.path(key.namespace, key.name))
         if found is None:
             return f'not found: kustomizations.{KUSTOMIZE_GROUP} "{key.name}" not found'
-        dependency = Kustomization.from_object(self._parts.status.newest(found))
+        try:
+            dependency = Kustomization.from_object(self._parts.status.newest(found))
+        except DecodeError:
+            return "is not ready"
         is_current = dependency.metadata.generation == dependency.status.observed_generation
         if not is_current or not is_ready(dependency.status.conditions):
             return "is not ready"

@@ -14,10 +14,11 @@ from typing import Generic, NamedTuple, Protocol, TypeVar
 import msgspec
 import structlog
 
-from gitopsd.api.meta import SOURCE_COMPONENT, SOURCE_GROUP, Artifact, ConditionType, Reason
-from gitopsd.api.resource import Resource
+from gitopsd.api.meta import FINALIZER, SOURCE_COMPONENT, SOURCE_GROUP, Artifact, ConditionType, Reason
+from gitopsd.api.resource import DecodeError, Resource
 from gitopsd.artifact.store import ArtifactStore, StoreError
 from gitopsd.artifact.tree import FileTree
+from gitopsd.controllers import broken
 from gitopsd.errors import ReconcileError, RetryError, StallError, WaitError
 from gitopsd.krm.objects import Obj, ObjectKey, get_in
 from gitopsd.kube.informer import Informer
@@ -115,9 +116,12 @@ class SourceReconciler(Generic[S]):
         if cached is None:
             return Result()
         obj = parts.status.newest(cached)
-        source: S = self._kind.model.from_object(obj)  # type: ignore[assignment]
-        if source.metadata.is_being_deleted:
-            return await self._finalize(run.key, obj, source)
+        if get_in(obj, "metadata", "deletionTimestamp") is not None:
+            return await self._finalize(run.key, obj)
+        try:
+            source: S = self._kind.model.from_object(obj)  # type: ignore[assignment]
+        except DecodeError as error:
+            await broken.report(obj, error, parts.status, parts.recorder, parts.tasks, component=SOURCE_COMPONENT)
         if not source.metadata.has_finalizer:
             obj = await parts.status.add_finalizer(obj)
         async with parts.status.session(obj, parts.tasks) as status:
@@ -264,8 +268,8 @@ class SourceReconciler(Generic[S]):
             reason = Reason.GIT_OPERATION_SUCCEEDED if key.kind == "GitRepository" else Reason.ARTIFACT_UP_TO_DATE
             self._event(status.obj, "Trace", reason, told.unchanged)
 
-    async def _finalize(self, key: ObjectKey, obj: Obj, source: S) -> Result:
-        """Drop the artifacts, then let the object go; also when it is suspended."""
+    async def _finalize(self, key: ObjectKey, obj: Obj) -> Result:
+        """Drop the artifacts, then let the object go; also when it is suspended, or cannot be read."""
         try:
             dropped = await self._parts.store.drop(key)
         except StoreError as error:
@@ -275,7 +279,7 @@ class SourceReconciler(Generic[S]):
         if dropped:
             text = "garbage collected artifacts for deleted resource"
             self._event(obj, "Trace", Reason.GARBAGE_COLLECTION_SUCCEEDED, text)
-        if source.metadata.has_finalizer:
+        if FINALIZER in get_in(obj, "metadata", "finalizers", default=[]):
             await self._parts.status.remove_finalizer(obj)
         self._parts.status.forget(obj)
         return Result()

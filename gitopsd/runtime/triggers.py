@@ -162,13 +162,13 @@ def _readiness(obj: Obj | None) -> tuple[object, ...]:
     """All that can make a waiting dependent's answer differ."""
     if obj is None:
         return ()
-    status = obj.get("status") or {}
-    conditions: list[Obj] = status.get("conditions") or []
-    ready: Obj = next((item for item in conditions if item.get("type") == "Ready"), {})
+    conditions = get_in(obj, "status", "conditions")
+    rows = conditions if isinstance(conditions, list) else []
+    ready = next((row for row in rows if get_in(row, "type") == "Ready"), None)
     return (
-        ready.get("status"),
-        status.get("observedGeneration") == get_in(obj, "metadata", "generation"),
-        status.get("lastAppliedRevision"),
+        get_in(ready, "status"),
+        get_in(obj, "status", "observedGeneration") == get_in(obj, "metadata", "generation"),
+        get_in(obj, "status", "lastAppliedRevision"),
     )
 
 
