@@ -75,7 +75,7 @@ class _Absent:
 
 
 class RemoteBases:
-    """Fetches remote bases. Used within one event loop; leaving the context closes the connections."""
+    """Fetches remote bases. Used within one event loop; leaving the context closes what it kept."""
 
     def __init__(
         self,
@@ -110,7 +110,8 @@ class RemoteBases:
         await self.aclose()
 
     async def aclose(self) -> None:
-        """Close the connections that were kept."""
+        """Close the connections and let go of the trees that were kept."""
+        self._trees.clear()
         await self._http.aclose()
         await self._git.aclose()
 
@@ -253,6 +254,11 @@ class Kept:
         self._bytes += tree.size
         while self._bytes > self._budget:
             self._drop(next(iter(self._trees)))
+
+    def clear(self) -> None:
+        """Let go of every tree."""
+        self._trees.clear()
+        self._bytes = 0
 
     def _expire(self) -> None:
         oldest = self._clock() - self._seconds
