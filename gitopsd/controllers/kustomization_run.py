@@ -32,6 +32,7 @@ from gitopsd.apply.inventory import InventoryEntry, stale, union
 from gitopsd.apply.wait import Target
 from gitopsd.artifact.store import ArtifactMissingError
 from gitopsd.artifact.tree import FileTree, clamp_path
+from gitopsd.controllers.dependency_cycle import cycle
 from gitopsd.controllers.kustomization_context import (
     NOT_SUPPORTED,
     Memory,
@@ -42,7 +43,7 @@ from gitopsd.controllers.kustomization_context import (
     unsupported,
 )
 from gitopsd.controllers.kustomization_inventory import Inventories, store
-from gitopsd.errors import GitopsdError, ReconcileError, RetryError, StallError, WaitError
+from gitopsd.errors import GitopsdError, ReconcileError, RetryError, StallError, WaitError, presentable
 from gitopsd.krm.objects import GVK, Obj, ObjectKey, get_in
 from gitopsd.kube.errors import ApiError, NotFoundError, UnreachableError
 from gitopsd.kustomize.build import RefusedError, Rendered, RenderError
@@ -54,6 +55,7 @@ from gitopsd.tasks import first
 log = structlog.get_logger()
 
 _HISTORY_LENGTH = 5
+_EMPTY = "EmptyBuild"
 _COMMIT_STATUS = f"{KUSTOMIZE_GROUP}/commit_status"
 
 
@@ -187,9 +189,15 @@ class Attempt:
                 text = f"Dependencies do not meet ready condition, retrying in {format_duration(pause)}"
                 log.info(text)
                 self._tell("Normal", text, reason=Reason.DEPENDENCY_NOT_READY)
-                raise WaitError(Reason.DEPENDENCY_NOT_READY, f"dependency '{key.path}' {problem}", again_in=pause)
+                message = f"dependency '{key.path}' {problem}{self._cycle(key)}"
+                raise WaitError(Reason.DEPENDENCY_NOT_READY, message, again_in=pause)
         if self._spec.depends_on:
             log.info("All dependencies are ready, proceeding with reconciliation")
+
+    def _cycle(self, through: ObjectKey) -> str:
+        """What to say of a dependency that can never become ready, because it waits for this object."""
+        way = cycle(self._run.key, through, self._parts.kustomizations.lister.get)
+        return f", dependsOn has a cycle: {' -> '.join(key.path for key in way)}" if way else ""
 
     async def _dependency_problem(self, key: ObjectKey, source: ObjectKey) -> str:
         """What keeps a dependency from being ready, empty when nothing does."""
@@ -312,6 +320,9 @@ class Attempt:
         store(self._status, (*new, *gone))
         if not gone:
             return
+        if not new:
+            # As asked, but more often than not it is a mistake (`spec/hostile-inputs.md` J30).
+            self._tell("Warning", f"nothing is left to apply, all {len(gone)} objects are pruned", reason=_EMPTY)
         applier = self._parts.applier(self._kustomization)
         pruned = await applier.prune(gone)
         store(self._status, (*new, *pruned.undeleted))
@@ -373,7 +384,7 @@ class Attempt:
         )
 
     def _unhealthy(self, problem: str, seconds: float) -> None:
-        self._status.mark(ConditionType.HEALTHY, "False", Reason.HEALTH_CHECK_FAILED, problem)
+        self._status.mark(ConditionType.HEALTHY, "False", Reason.HEALTH_CHECK_FAILED, presentable(problem))
         self._record(Reason.HEALTH_CHECK_FAILED)
         message = f"health check failed after {format_duration(seconds)}: {problem}"
         raise RetryError(Reason.HEALTH_CHECK_FAILED, message, again_in=self._retry)
