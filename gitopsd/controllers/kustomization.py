@@ -49,6 +49,8 @@ class KustomizationReconciler:
 
     def has_attempted(self, key: ObjectKey, revision: str) -> bool:
         """Whether the newest run of `key` works on `revision`, or did (`spec/kustomize.md` 7.1)."""
+        if self._memory.is_looking(key):
+            return True
         if self._memory.is_waiting(key):
             return False
         attempted = self._memory.attempted(key)
@@ -65,6 +67,13 @@ class KustomizationReconciler:
 
     async def reconcile(self, run: Run) -> Result:
         """Make the cluster what the Kustomization says (`spec/kustomize.md` 3.1)."""
+        self._memory.looks(run.key, is_looking=True)
+        try:
+            return await self._reconcile(run)
+        finally:
+            self._memory.looks(run.key, is_looking=False)
+
+    async def _reconcile(self, run: Run) -> Result:
         parts = self._parts
         cached = parts.kustomizations.lister.get(run.key)
         if cached is None:

@@ -96,6 +96,7 @@ class Memory:
     def __init__(self) -> None:
         self._attempted: dict[ObjectKey, str] = {}
         self._waiting: set[ObjectKey] = set()
+        self._looking: set[ObjectKey] = set()
         # What each object was when we last saw or made it as wanted: spares reading it while nobody touches it.
         self._known: dict[ObjectKey, Mapping[ObjectKey, Known]] = {}
 
@@ -106,6 +107,17 @@ class Memory:
     def attempted(self, key: ObjectKey) -> str | None:
         """The revision that the newest run worked on, None when there was none in this process."""
         return self._attempted.get(key)
+
+    def looks(self, key: ObjectKey, *, is_looking: bool) -> None:
+        """Whether a run of `key` has begun and has not looked at its source yet: it will see whatever is new by then."""
+        if is_looking:
+            self._looking.add(key)
+        else:
+            self._looking.discard(key)
+
+    def is_looking(self, key: ObjectKey) -> bool:
+        """What `looks` was last told."""
+        return key in self._looking
 
     def waits(self, key: ObjectKey, *, is_waiting: bool) -> None:
         """Whether the last run of `key` ended because a source or a dependency was not ready."""

@@ -149,6 +149,7 @@ class Attempt:
             self._parts.tell(self._obj, "Warning", Reason.ACCESS_DENIED, message)
             raise StallError(Reason.ACCESS_DENIED, message)
         key = ObjectKey(SOURCE_GROUP, reference.kind, namespace, reference.name)
+        self._memory.looks(self._run.key, is_looking=False)
         artifact = self._parts.store.announced(key) or artifact_of(await self._source(key))
         if artifact is None:
             pause = self._settings.requeue_dependency
