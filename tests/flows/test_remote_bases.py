@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.apiclient import Obj
+from tests.conftest import CRDS
 from tests.controlplane import ControlPlane
 from tests.daemon import Daemon
 from tests.flows.stage import Stage, condition, config_map
@@ -37,14 +38,12 @@ def base(elsewhere: GitServer) -> Repository:
 
 
 @pytest.fixture
-def locked(control_plane: ControlPlane, git_server: GitServer, namespace: str) -> Iterator[Stage]:
-    """A stage whose daemon was started with `--no-remote-bases`, and works on this namespace only."""
-    with Daemon(
-        control_plane.kubeconfig,
-        arguments=["--no-remote-bases", "--watch-all-namespaces=false"],
-        runtime_namespace=namespace,
-    ):
-        yield Stage(control_plane, git_server, namespace)
+def locked(git_server: GitServer) -> Iterator[Stage]:
+    """A stage on a cluster of its own, where the only daemon was started with `--no-remote-bases`."""
+    with ControlPlane() as own:
+        own.install_crds(CRDS)
+        with Daemon(own.kubeconfig, arguments=["--no-remote-bases"]):
+            yield Stage(own, git_server, own.create_namespace())
 
 
 def refer(stage: Stage, *references: str) -> str:

@@ -439,3 +439,16 @@ async def test_remote_bases_that_refer_to_ever_more_others_come_to_an_end(progra
             await build(
                 engine, await app(kustomization="resources: ['https://example.com/org/repo']\n"), remote_bases=True
             )
+
+
+async def test_remote_bases_that_hold_too_much_together_are_refused(
+    program: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """spec/hostile-inputs.md J04"""
+    content = config_map("far").encode()
+    monkeypatch.setattr("gitopsd.engine._REMOTE_BYTES", len(content))
+    references = ["https://example.com/1.yaml", "https://example.com/2.yaml"]
+    async with Engine(EngineSettings(program), fetch_remote=Remotes(content)) as engine:
+        assert await build(engine, await app(kustomization=f"resources: {references[:1]}\n"), remote_bases=True)
+        with pytest.raises(BuildError, match="remote bases hold more than"):
+            await build(engine, await app(kustomization=f"resources: {references}\n"), remote_bases=True)
