@@ -109,7 +109,7 @@ class Memory:
         return self._attempted.get(key)
 
     def looks(self, key: ObjectKey, *, is_looking: bool) -> None:
-        """Whether a run of `key` has begun and has not looked at its source yet: it will see whatever is new by then."""
+        """Whether a run of `key` has begun and has not looked at its source yet: it will see what is new by then."""
         if is_looking:
             self._looking.add(key)
         else:

@@ -150,12 +150,21 @@ class Attempt:
             raise StallError(Reason.ACCESS_DENIED, message)
         key = ObjectKey(SOURCE_GROUP, reference.kind, namespace, reference.name)
         self._memory.looks(self._run.key, is_looking=False)
-        artifact = self._parts.store.announced(key) or artifact_of(await self._source(key))
+        artifact = self._newest_artifact(key) or artifact_of(await self._source(key))
         if artifact is None:
             pause = self._settings.requeue_dependency
             message = f"Source artifact not found, retrying in {format_duration(pause)}"
             raise WaitError(Reason.ARTIFACT_FAILED, message, again_in=pause)
         return key, artifact
+
+    def _newest_artifact(self, key: ObjectKey) -> Artifact | None:
+        """What the source's own status tells of: as announced, or as the cache heard a moment before that."""
+        store, informer = self._parts.store, self._parts.sources.get(key.kind)
+        latest, source = store.latest(key), informer.lister.get(key) if informer is not None else None
+        cached = artifact_of(source) if source is not None else None
+        if latest is not None and cached is not None and cached.digest == latest.digest:
+            return latest
+        return store.announced(key)
 
     async def _source(self, key: ObjectKey) -> Obj:
         """The source object. Raises QuietError when there is none."""
