@@ -50,7 +50,8 @@ def test_J01_J02_a_path_out_of_the_artifact_is_refused_and_nothing_of_it_is_show
 
 
 def test_J05_J06_nothing_that_needs_another_program_is_built(hostile: Hostile) -> None:
-    plugin = "apiVersion: x/v1\nkind: Foo\nmetadata:\n  name: x\n  annotations: {config.kubernetes.io/function: 'exec: {path: /bin/true}'}\n"
+    function = "config.kubernetes.io/function: 'exec: {path: /bin/true}'"
+    plugin = f"apiVersion: x/v1\nkind: Foo\nmetadata: {{name: x, annotations: {{{function}}}}}\n"
     hostile.trial(
         {
             "charts": built("helmCharts: [{name: x, repo: http://127.0.0.1:1}]\n", "must specify --enable-helm"),
@@ -179,7 +180,8 @@ def test_J15_J16_patches_and_selectors_are_bounded(hostile: Hostile) -> None:
             "long": patched(harmless, FAILED, f"{{labelSelector: '{'a' * 100_000}'}}"),
         }
     )
-    slow = "resources: [cm.yaml]\npatches: [{target: {name: '(a+)+$'}, patch: '- {op: add, path: /data, value: {a: b}}'}]\n"
+    patch = f"- {{{harmless}}}"
+    slow = f"resources: [cm.yaml]\npatches: [{{target: {{name: '(a+)+$'}}, patch: '{patch}'}}]\n"
     revision = hostile.push({"slow/kustomization.yaml": slow, "slow/cm.yaml": config_map("a" * 200 + "-b")})
     hostile.refetch()
     hostile.kustomization("slow", path="./slow")
@@ -192,7 +194,7 @@ def test_J18_J25_fields_of_the_spec_are_read_as_strictly_as_files(hostile: Hosti
     images = [{"name": f"image-{number}", "newTag": "2"} for number in range(2000)]
     hostile.kustomization("images", path="./app", images=images)
     hostile.until_applied(revision, "images")
-    bad = {
+    bad: dict[str, tuple[dict[str, Any], str]] = {
         "component": ({"components": ["/base"]}, "component path '/base' must be local and relative"),
         "remote": (
             {"components": ["https://127.0.0.1:1/x?ref=main"]},
@@ -207,7 +209,7 @@ def test_J18_J25_fields_of_the_spec_are_read_as_strictly_as_files(hostile: Hosti
     for name, (_, says) in bad.items():
         seen = hostile.until_reason("Kustomization", "BuildFailed", name)
         hostile.assert_answer(name, seen, "BuildFailed", says)
-        hostile.kustomization(name, path="./app", **dict.fromkeys(bad[name][0], []))
+        hostile.kustomization(name, path="./app", **{field: [] for field in bad[name][0]})
         hostile.until_applied(revision, name)
 
 
@@ -231,7 +233,8 @@ def test_J19_a_schema_of_one_build_is_not_seen_by_the_next(hostile: Hostile) -> 
 
 
 def test_J21_a_generated_name_depends_on_the_content_and_is_used_everywhere(hostile: Hostile) -> None:
-    template = "{metadata: {labels: {a: b}}, spec: {containers: [{name: c, image: i, envFrom: [{configMapRef: {name: gen}}]}]}}"
+    container = "{name: c, image: i, envFrom: [{configMapRef: {name: gen}}]}"
+    template = f"{{metadata: {{labels: {{a: b}}}}, spec: {{containers: [{container}]}}}}"
     user = f"""\
 apiVersion: apps/v1
 kind: Deployment
@@ -239,7 +242,8 @@ metadata: {{name: user}}
 spec: {{replicas: 0, selector: {{matchLabels: {{a: b}}}}, template: {template}}}
 """
     for folder, literals in (("one", "[a=1, b=2]"), ("two", "[b=2, a=1]")):
-        text = f"resources: [user.yaml]\nnameSuffix: -{folder}\nconfigMapGenerator: [{{name: gen, literals: {literals}}}]\n"
+        generator = f"configMapGenerator: [{{name: gen, literals: {literals}}}]\n"
+        text = f"resources: [user.yaml]\nnameSuffix: -{folder}\n{generator}"
         hostile.push({f"{folder}/kustomization.yaml": text, f"{folder}/user.yaml": user})
     hostile.source()
     hashes = set()
