@@ -235,11 +235,13 @@ class Controller:
             "reconcileID": str(uuid.uuid4()),
         }
 
+    # Metrics are written in a thread: it looks at a copy, which is made in one go.
+
     def _unfinished(self) -> float:
-        return sum(run.elapsed for run in self._working.values())
+        return sum(run.elapsed for run in list(self._working.values()))
 
     def _longest(self) -> float:
-        return max((run.elapsed for run in self._working.values()), default=0.0)
+        return max((run.elapsed for run in list(self._working.values())), default=0.0)
 
 
 def _trace(error: BaseException) -> str:

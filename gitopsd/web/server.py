@@ -10,6 +10,7 @@ import html
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
+from urllib.parse import quote
 
 from aiohttp import web
 
@@ -109,7 +110,8 @@ class WebServer:
         status = 503 if missing else 200
         if "verbose" in request.query:
             lines = [f"[-]{part} failed" for part in missing] or ["[+]ping ok"]
-            return web.Response(text="\n".join([*lines, "readyz check " + ("failed" if missing else "passed"), ""]))
+            text = "\n".join([*lines, "readyz check " + ("failed" if missing else "passed"), ""])
+            return web.Response(status=status, text=text)
         return web.Response(status=status, text="ok" if not missing else f"not ready: {', '.join(missing)}")
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
@@ -120,7 +122,8 @@ class WebServer:
         if names is None:
             return web.FileResponse(path)
         if not request.path.endswith("/"):
-            raise web.HTTPMovedPermanently(request.path + "/")
+            # Two slashes at its beginning would name another host.
+            raise web.HTTPMovedPermanently("/" + quote(request.path.strip("/")) + "/")
         rows = "".join(f'<a href="{html.escape(name)}">{html.escape(name)}</a>\n' for name in names)
         return web.Response(text=f"<pre>\n{rows}</pre>\n", content_type="text/html")
 
@@ -133,4 +136,6 @@ def _listing(path: Path) -> list[str] | None:
 
 
 async def _metrics(request: web.Request) -> web.Response:
-    return web.Response(body=metrics.exposition(), headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
+    # Thousands of series take long to write, and the numbers of the process are read from files.
+    body = await offload(metrics.exposition)
+    return web.Response(body=body, headers={"Content-Type": "text/plain; version=0.0.4; charset=utf-8"})
