@@ -145,6 +145,7 @@ class _Stream:
         self._streams = streams
         self._pace = pace
         self._backoff = Backoff(pace.floor, pace.ceiling, jitter=pace.jitter, rand=pace.rand)
+        self._absence = Backoff(pace.floor, _SOON_AGAIN, jitter=pace.jitter, rand=pace.rand)
         self._version: str | None = None
         self._must_list = False  # this once, although the server could stream
         self._is_doubtful = False  # the last round ended unexpectedly
@@ -297,11 +298,15 @@ class _Stream:
     def _pause(self, failure: ApiError | UnreachableError | None, lived: float) -> float:
         if lived >= _SETTLED:
             self._backoff.reset()
+            self._absence.reset()
             if failure is None or isinstance(failure, UnreachableError):
                 return 0.2 * self._pace.rand()
-        pause = self._backoff.next()
         if isinstance(failure, (UnreachableError, NotFoundError)) and not isinstance(failure, BrokenAnswerError):
-            return min(pause, _SOON_AGAIN * (1 - self._pace.jitter * self._pace.rand()))
+            # How long a server was away says nothing of how it likes our requests: one that has just come back
+            # refuses a few of them while it warms up, and must not be left alone for long because of that.
+            return self._absence.next()
+        self._absence.reset()
+        pause = self._backoff.next()
         if isinstance(failure, ApiError) and failure.retry_after:
             return max(pause, failure.retry_after)
         return pause
