@@ -146,6 +146,16 @@ class Scene(Stage):
         ]:
             self.until_applied(newest, name, timeout=timeout)
 
+    def until_served(self) -> None:
+        """Wait until the API server serves our kinds: it says that it is ready a moment earlier."""
+        until(self._is_served, what="the API server")
+
+    def _is_served(self) -> bool:
+        try:
+            return all(self.api.list(api, kind, self.namespace) is not None for kind, api in _OUR_KINDS)
+        except (ApiStatusError, OSError):
+            return False
+
     def _secret(self, name: str, **data: str) -> None:
         obj = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "stringData": data}
         self.api.apply(obj, self.namespace)
@@ -191,7 +201,8 @@ class Scene(Stage):
         owned: defaultdict[str, set[str]] = defaultdict(set)
         for obj in self.owned_objects():
             metadata = obj["metadata"]
-            if metadata.get("annotations", {}).get(f"{OWNER}/prune") != "disabled":
+            is_kept = metadata.get("annotations", {}).get(f"{OWNER}/prune") == "disabled"
+            if not is_kept and "deletionTimestamp" not in metadata:  # which waits for somebody else's finalizer
                 group = obj["apiVersion"].rpartition("/")[0]
                 entry = f"{metadata['namespace']}_{metadata['name']}_{group}_{obj['kind']}"
                 owned[metadata["labels"][f"{OWNER}/name"]].add(entry)

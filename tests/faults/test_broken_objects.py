@@ -115,7 +115,7 @@ def without_schema(scene: Scene) -> Iterator[None]:
     finally:
         _define(scene, before["spec"]["versions"])
         until(lambda: not _is_stored(scene, "probe", {"prune": "perhaps"}), what="the schema")
-        until(lambda: _is_served(scene), what="Kustomizations")
+        scene.until_served()
         scene.api.delete(KUSTOMIZE_API, "Kustomization", "probe", scene.namespace)
 
 
@@ -123,14 +123,6 @@ def _is_stored(scene: Scene, name: str, spec: dict[str, Any]) -> bool:
     """Whether the API server takes a Kustomization with these fields."""
     try:
         scene.kustomization(name, **spec)
-    except ApiStatusError:
-        return False
-    return True
-
-
-def _is_served(scene: Scene) -> bool:
-    try:
-        scene.kustomizations()
     except ApiStatusError:
         return False
     return True
