@@ -68,6 +68,7 @@ _KINDS: tuple[type[Model], ...] = (
 _SOURCE_KINDS = ("GitRepository", "OCIRepository", "Bucket", "ExternalArtifact")
 _LATER: tuple[type[Model], ...] = (OCIRepository, HelmRepository, HelmChart, Bucket)
 _FLUSH_SECONDS = 3.0
+_RETRY_JITTER = 0.1
 _SYNC_HINT_SECONDS = 10.0
 _MOST_FILES = 65536
 _COLLECT_AFTER = 20_000  # net new containers
@@ -242,7 +243,8 @@ async def _drain(controllers: Sequence[Controller], grace: float) -> None:
 
 
 def _queue(shared: Shared, name: str) -> WorkQueue[ObjectKey]:
-    return WorkQueue(name, floor=shared.settings.min_retry_delay, ceiling=shared.settings.max_retry_delay)
+    settings = shared.settings
+    return WorkQueue(name, floor=settings.min_retry_delay, ceiling=settings.max_retry_delay, jitter=_RETRY_JITTER)
 
 
 def _controller(shared: Shared, model: type[Model], workers: int, reconciler: Reconciler) -> Controller:

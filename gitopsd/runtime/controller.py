@@ -55,6 +55,10 @@ class Run:
         """What brought the newer work (`GitRepository/ns/name`)."""
         return self._held.superseded_by
 
+    def begin(self) -> None:
+        """Work begins, with the next line: what is wanted from now on may come too late for it."""
+        self._held.has_begun = True
+
     @property
     def is_gone(self) -> bool:
         """Whether the object went away while it was worked on."""
@@ -167,6 +171,7 @@ class Controller:
 
     async def _reconcile(self, run: Run) -> None:
         outcome: Result | Exception
+        run.begin()
         try:
             outcome = await self._reconciler.reconcile(run)
         except GitopsdError as error:

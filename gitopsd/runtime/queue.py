@@ -10,6 +10,7 @@ means is read when it is worked on.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Hashable
 from contextlib import asynccontextmanager
@@ -30,6 +31,7 @@ class Held(Generic[K]):
         self.cause = cause  # what woke it, for logs: "" when it was a timer
         self.superseded = asyncio.Event()
         self.superseded_by = ""
+        self.has_begun = False  # work that has not begun will see everything that is new by then
         self.is_gone = False  # what the key named is gone: nothing about it is worth keeping
 
     def supersede(self, cause: str) -> None:
@@ -47,12 +49,20 @@ class WorkQueue(Generic[K]):
         *,
         floor: float = 0.75,
         ceiling: float = 900.0,
+        jitter: float = 0.0,
         clock: Callable[[], float] | None = None,
+        rand: Callable[[], float] = random.random,
     ) -> None:
-        """`floor` and `ceiling` bound the growing delay (seconds) of `retry`."""
+        """`floor` and `ceiling` bound the growing delay (seconds) of `retry`.
+
+        `jitter` spreads it by up to this fraction, downwards only, so that those who failed together do not come back
+        together.
+        """
         self._name = name
         self._floor = floor
         self._ceiling = ceiling
+        self._jitter = jitter
+        self._rand = rand
         self._clock = clock or (lambda: asyncio.get_running_loop().time())
         self._ready: OrderedDict[K, tuple[float, str]] = OrderedDict()
         self._held: dict[K, Held[K]] = {}
@@ -83,8 +93,10 @@ class WorkQueue(Generic[K]):
         if self._draining:
             return
         due = self._clock() + after
-        if key in self._held:
-            self._want_again(key, due, after, cause)
+        held = self._held.get(key)
+        if held is not None:
+            if held.has_begun or after > 0:
+                self._want_again(key, due, after, cause)
         elif key in self._ready:
             return
         elif after > 0:
@@ -98,6 +110,7 @@ class WorkQueue(Generic[K]):
         self._failures[key] = failures + 1
         self._retries.inc()
         delay: float = min(self._floor * 2 ** min(failures, 60), self._ceiling)
+        delay *= 1 - self._jitter * self._rand()
         self.add(key, after=delay)
         return delay
 
@@ -119,13 +132,14 @@ class WorkQueue(Generic[K]):
     async def hold_next(self) -> AsyncIterator[Held[K]]:
         """Hold one key until the block ends."""
         held = await self.take()
+        held.has_begun = True
         try:
             yield held
         finally:
             self.release(held)
 
     async def take(self) -> Held[K]:
-        """Wait for a key and hold it. Whoever takes must `release`; prefer `hold_next`."""
+        """Wait for a key and hold it. Whoever takes must say when work begins, and `release`; prefer `hold_next`."""
         while True:
             await self.offered()
             held = self.take_nowait()

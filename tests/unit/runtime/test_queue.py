@@ -45,6 +45,26 @@ def test_a_key_added_while_held_is_offered_again() -> None:
     run(scenario())
 
 
+def test_a_key_added_before_work_on_it_has_begun_is_not_offered_again() -> None:
+    """The work that is about to begin will see what was wanted; a second look would find nothing new."""
+
+    async def scenario() -> None:
+        queue: WorkQueue[str] = WorkQueue("test")
+        queue.add("a")
+        held = await queue.take()
+        queue.add("a")
+        queue.release(held)
+        assert len(queue) == 0
+        queue.add("a")
+        held = await queue.take()
+        held.has_begun = True
+        queue.add("a")
+        queue.release(held)
+        assert len(queue) == 1
+
+    run(scenario())
+
+
 def test_a_timer_that_is_set_while_held_does_not_supersede_and_counts_from_its_own_moment() -> None:
     async def scenario() -> None:
         queue: WorkQueue[str] = WorkQueue("test")
@@ -84,6 +104,17 @@ def test_retry_waits_longer_each_time_until_forgotten() -> None:
         assert delays[-1] == 900
         queue.forget("a")
         assert queue.retry("a") == 0.75
+
+    run(scenario())
+
+
+def test_T62_those_who_failed_together_come_back_one_by_one() -> None:
+    """spec/hostile-inputs.md T62: never later than without the spread."""
+
+    async def scenario() -> None:
+        chances = iter([0.0, 0.5, 1.0])
+        queue: WorkQueue[str] = WorkQueue("test", floor=10, jitter=0.1, rand=lambda: next(chances))
+        assert [queue.retry(key) for key in "abc"] == [10, 9.5, 9]
 
     run(scenario())
 

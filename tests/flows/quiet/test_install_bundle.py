@@ -15,7 +15,7 @@ from tools.controlplane import build
 
 pytestmark = pytest.mark.control_plane
 DAEMON = "system:serviceaccount:flux-system:gitopsd"
-SAMPLES = Path(__file__).parents[2] / "manifests" / "samples"
+SAMPLES = Path(__file__).parents[3] / "manifests" / "samples"
 
 
 @pytest.fixture(scope="module")
