@@ -84,6 +84,7 @@ class Scene(Stage):
         self.pushed: list[Pushed] = []
         self.daemons: list[Daemon] = []
         self.proxies: list[FaultProxy] = []
+        self.storage: Path | None = None  # for daemons that are to find the artifacts of those before them
         self.canaries = {field: f"CNRY-{row}-{field}-{secrets.token_hex(16)}" for field in ("password", "variable")}
         assert control_plane.audit_log is not None
         self._audit_start = control_plane.audit_log.stat().st_size if control_plane.audit_log.exists() else 0
@@ -99,6 +100,7 @@ class Scene(Stage):
             through.kubeconfig if through else self.control_plane.kubeconfig,
             arguments=["--watch-all-namespaces=false", *arguments],
             runtime_namespace=self.namespace,
+            storage=self.storage,
         )
         self.daemons.append(daemon)
         return daemon.start(wait=wait)

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import os
 import random
 import signal
 import threading
+import time
+import urllib.request
+from collections import Counter
+from pathlib import Path
 
 import pytest
 from aiohttp import web
@@ -18,6 +24,7 @@ from tests.servers.trouble import late
 
 SAMPLE = range(200) if FULL else range(3)
 COUNT = 60
+SOURCES = "gitrepositories.source.toolkit.fluxcd.io"
 
 
 class Killer:
@@ -122,6 +129,80 @@ def test_T10_killed_amid_a_change_that_adds_changes_and_removes(
     scene.start(through=proxy)
     scene.until_converged()
     verify_no_duplicate_work(scene)
+
+
+@pytest.mark.parametrize("seed", range(200) if FULL else range(1))
+def test_T10_killed_at_any_time_while_somebody_commits(scene: Scene, seed: int) -> None:
+    chance = random.Random(f"any time {seed}")
+    scene.push(config_maps(20, key="0"))
+    scene.source(interval="1s")
+    scene.kustomization()
+    scene.start()
+    ends = time.monotonic() + chance.uniform(0, 8)
+    for number in itertools.count(1):
+        changed: dict[str, str | None] = {}
+        for at in chance.sample(range(20), 6):
+            path = f"cm-{at:03}.yaml"
+            changed[path] = (
+                None if path in scene.pushed[-1].files and at % 2 else config_map(f"cm-{at:03}", key=str(number))
+            )
+        scene.push(changed)
+        left = ends - time.monotonic()
+        if left <= 0:
+            break
+        time.sleep(min(left, 1))
+    scene.crash()
+    scene.start()
+    scene.until_converged()
+
+
+def test_T14_a_crash_loop_piles_nothing_up(scene: Scene, tmp_path: Path) -> None:
+    """Storage, history and events of many short lives are those of one."""
+    scene.push(config_maps(3, key="1"))
+    scene.source()
+    scene.kustomization()
+    scene.storage = tmp_path / "artifacts"
+    scene.start()
+    scene.until_converged()
+    for _ in range(20 if FULL else 4):
+        scene.crash()
+        scene.start()
+        scene.handled("Kustomization", scene.request("Kustomization"))
+    scene.until_converged()
+    seen = scene.get("Kustomization")
+    assert seen is not None
+    assert len(seen["status"]["history"]) == 1
+    assert len([path for path in scene.storage.rglob("*") if path.is_file()]) == 1
+    assert set(scene.creations().values()) == {1}
+    reasons = Counter(event["reason"] for event in scene.events("Kustomization"))
+    assert reasons["Progressing"] == 1, "an apply that changed nothing was told as news"
+    assert not [event for event in scene.events("GitRepository") if event["type"] == "Warning"]
+
+
+@pytest.mark.parametrize("is_late", [False, True], ids=["unwritten", "unheard"])
+def test_T12_killed_between_an_artifact_and_the_status_that_tells_of_it(
+    scene: Scene, proxy: FaultProxy, killer: Killer, tmp_path: Path, is_late: bool
+) -> None:
+    """The status never points at what is not there, and half a file of a dead process goes."""
+    scene.storage = tmp_path / "artifacts"
+    scene.push(config_maps(3, key="1"))
+    scene.source()
+    scene.kustomization()
+    killer.strike(1, verb="patch", resource=SOURCES, subresource="status", says=b'"artifact"', is_late=is_late)
+    scene.start(through=proxy)
+    killer.wait()
+    half = next(path for path in scene.storage.rglob("*") if path.is_file()).with_name(f".tmp-{scene.daemon.pid}-half")
+    half.write_bytes(b"half")
+    scene.start(through=proxy)
+    scene.until_converged()
+    source = scene.get("GitRepository")
+    assert source is not None
+    artifact = source["status"]["artifact"]
+    with urllib.request.urlopen(artifact["url"], timeout=10) as answer:
+        body = answer.read()
+    assert artifact["digest"] == f"sha256:{hashlib.sha256(body).hexdigest()}"
+    assert artifact["size"] == len(body)
+    assert not half.exists()
 
 
 @pytest.mark.parametrize("is_late", [False, True], ids=["unwritten", "unheard"])
