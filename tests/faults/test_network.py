@@ -18,8 +18,8 @@ from tests.flows.stage import KUSTOMIZE_API, SOURCE_API
 from tests.servers import trouble
 
 SEEDS = range(3) if FULL else range(1)
-MIXED = 600.0 if FULL else 15.0
-CUT = 300.0 if FULL else 15.0
+MIXED = 600.0 if FULL else 8.0
+CUT = 300.0 if FULL else 10.0
 SOURCES = "gitrepositories.source.toolkit.fluxcd.io"
 
 
@@ -82,6 +82,35 @@ def test_T06_one_request_in_ten_fails(scene: Scene, seed: int) -> None:
     scene.request("GitRepository")
     scene.until_converged(timeout=120)
     assert [condition(obj, "Stalled") for obj in scene.kustomizations()] == [{}]
+
+
+@pytest.mark.parametrize("seed", range(30) if FULL else range(1))
+def test_T15_any_single_request_fails_for_good(scene: Scene, seed: int) -> None:
+    """A commit that adds, changes and removes, with one refusal at another request each time: each is made up for."""
+    chance = random.Random(seed)
+    proxy = scene.proxy()
+    scene.push(config_maps(4, key="0"))
+    scene.source()
+    scene.kustomization()
+    scene.start(through=proxy)
+    scene.until_converged()
+    met = 0
+    for number in range(1, 5):
+        at = chance.randint(0, 24)
+        refusal = chance.choice([faults.api_status(403), faults.api_status(422), trouble.reset(), faults.lost_answer()])
+        verbs = {"get", "list", "create", "apply", "patch", "delete"}
+        proxy.inject(refusal, verbs=verbs, path=f"*/{scene.namespace}/*", after=at, times=1)
+        files = {
+            "cm-000.yaml": config_map("cm-000", key=str(number)),
+            f"new-{number}.yaml": config_map(f"new-{number}"),
+        }
+        scene.push(files | {f"new-{number - 1}.yaml": None} if number > 1 else files)
+        scene.request("GitRepository")
+        scene.until_converged()
+        scene.verify_inventories()
+        met += sum(one.used for one in proxy.troubles)
+        proxy.heal()
+    assert met
 
 
 def test_T70_watches_are_cut_every_second(scene: Scene, proxy: FaultProxy) -> None:
