@@ -228,9 +228,24 @@ class ControlPlane:
                     self.api.apply(document)
                     names.append(document["metadata"]["name"])
         for name in names:
-            self.api.until(
+            crd = self.api.until(
                 "apiextensions.k8s.io/v1", "CustomResourceDefinition", name, None, _is_established, timeout=20
             )
+            assert crd is not None
+            self._wait_served(crd)
+
+    def _wait_served(self, crd: dict[str, Any]) -> None:
+        """Established is said a moment before the paths answer."""
+        spec = crd["spec"]
+        deadline = time.monotonic() + 20
+        while True:
+            try:
+                self.api.path(f"{spec['group']}/{spec['versions'][0]['name']}", spec["names"]["kind"], "default")
+                return
+            except (ApiStatusError, LookupError, AssertionError):
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(0.05)
 
     def create_namespace(self, prefix: str = "test", **labels: str) -> str:
         """Create a namespace with a name of its own."""

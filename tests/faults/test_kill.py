@@ -230,7 +230,17 @@ def test_T13_killed_between_apply_and_inventory(
     scene.push({"account.yaml": None, **{f"lost-{number:03}.yaml": None for number in range(3)}})
     scene.start(through=proxy)
     scene.until_converged()
-    assert not [obj for obj in scene.owned_objects() if obj["metadata"]["name"].startswith("lost")]
+    assert _is_gone(scene, "lost"), "what was in no inventory was lost track of"
+
+
+def _is_gone(scene: Scene, prefix: str) -> bool:
+    """Whether no owned object of that name is left, a while after everything settled."""
+    deadline = time.monotonic() + 20
+    while any(obj["metadata"]["name"].startswith(prefix) for obj in scene.owned_objects()):
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def test_T13_killed_between_apply_and_inventory_and_then_deleted(
