@@ -41,7 +41,8 @@ check: setup ## format, lint, types, import contract, unit tests, generated file
 
 .PHONY: test
 test: setup controlplane ## all tests, also those against the real control plane
-	@$(BIN)/pytest -q -n 2 --dist loadfile tests
+	@# Machines are shared and noisy: a test with a real cluster may be repeated, and every repetition is shown (R).
+	@$(BIN)/pytest -q -n 2 --dist loadfile --reruns 2 -rR tests
 
 .PHONY: faults
 faults: setup controlplane ## the long fault campaigns in full
