@@ -33,6 +33,8 @@ log = structlog.get_logger()
 S = TypeVar("S", bound=Resource)
 S_contra = TypeVar("S_contra", bound=Resource, contravariant=True)
 
+# A remote that has not given everything after so long (seconds) keeps no other source waiting.
+_PATIENCE = 2.0
 _FAILURES = (ConditionType.STORAGE_OPERATION_FAILED, ConditionType.FETCH_FAILED, ConditionType.INCLUDE_UNAVAILABLE)
 
 
@@ -132,7 +134,7 @@ class SourceReconciler(Generic[S]):
             before = status.conditions
             self._begin(status)
             try:
-                told = await self._attempt(run.key, source, status)
+                told = await self._attempt(run, source, status)
             except ReconcileError as error:
                 await self._conclude_failed(status, error)
                 raise _outcome(error) from error
@@ -161,12 +163,14 @@ class SourceReconciler(Generic[S]):
         if observed != status.generation or (status.requested_at is not None and status.requested_at != handled):
             status.progress()
 
-    async def _attempt(self, key: ObjectKey, source: S, status: StatusSession) -> Told:
+    async def _attempt(self, run: Run, source: S, status: StatusSession) -> Told:
+        key = run.key
         unsupported = self._kind.unsupported(source)
         if unsupported:
             raise StallError("NotSupported", f"{unsupported} is not supported yet")
         current = await self._stored(key, status)
-        fetched = await self._kind.fetch(source, current, status)
+        async with run.lending_slot(_PATIENCE):
+            fetched = await self._kind.fetch(source, current, status)
         status.delete(ConditionType.FETCH_FAILED)
         if isinstance(fetched, Unchanged):
             self._in_storage(status, fetched.stored)

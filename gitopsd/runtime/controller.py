@@ -85,6 +85,31 @@ class Run:
             self._waits_in = None
             await self._slots.acquire()
 
+    @asynccontextmanager
+    async def lending_slot(self, after: float) -> AsyncIterator[None]:
+        """As `outside_slot`, but the worker is given away only when the block takes longer than `after` seconds.
+
+        For what is work as a rule and a wait when somebody else does not answer.
+        """
+        is_lent = False
+
+        def lend() -> None:
+            nonlocal is_lent
+            is_lent = True
+            self._slots.release()
+
+        self._waits_in = asyncio.current_task()
+        if self._is_stopping:
+            self.stop()
+        timer = asyncio.get_running_loop().call_later(after, lend)
+        try:
+            yield
+        finally:
+            self._waits_in = None
+            timer.cancel()
+            if is_lent:
+                await self._slots.acquire()
+
     def stop(self) -> None:
         """The daemon stops: cancel the reconcile if it only waits, else as soon as it does."""
         self._is_stopping = True

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import threading
 from collections import Counter
 from collections.abc import Iterator
@@ -96,6 +97,23 @@ def test_T61_checks_that_hang_end_at_their_own_time(scene: Scene) -> None:
     scene.start()
     seen = scene.until_reason("Kustomization", "HealthCheckFailed", timeout=60)
     assert "timeout waiting for: [PersistentVolumeClaim/" in condition(seen)["message"]
+
+
+def test_T21_remotes_that_never_answer_keep_no_worker(scene: Scene) -> None:
+    """More of them than there are workers; a stop does not wait for them either."""
+    names = [f"silent-{number}" for number in range(3)]
+    scene.push({"cm.yaml": config_map("one", key="1")})
+    with scene.git.behave(f"/{scene.namespace}-silent-*", trouble.never()) as silence:
+        for name in names:
+            scene.source(name, url=scene.url.replace(".git", f"-{name}.git"), timeout="10m")
+        daemon = scene.start("--concurrent-sources=2")
+        until(lambda: silence.used >= 2, what="the silence")
+        scene.source()
+        scene.kustomization()
+        scene.until_converged()
+        until(lambda: silence.used >= 3, what="the third of them")
+        daemon.send(signal.SIGTERM)
+        assert daemon.wait(timeout=15) == 0
 
 
 def test_T20_T62_the_git_server_goes_for_all_at_once_and_comes_back(scene: Scene) -> None:

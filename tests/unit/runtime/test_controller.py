@@ -15,7 +15,7 @@ from gitopsd.runtime.queue import WorkQueue
 from gitopsd.tasks import TaskScope
 from tests.virtual import run
 
-A, B = (ObjectKey("g", "Thing", "ns", name) for name in "ab")
+A, B, C = (ObjectKey("g", "Thing", "ns", name) for name in "abc")
 
 
 class Script:
@@ -112,6 +112,33 @@ def test_a_reconcile_that_only_waits_gives_its_worker_to_others() -> None:
             await asyncio.sleep(1)
             assert started == ["a", "b"]
             release.set()
+
+    run(scenario())
+
+
+def test_T21_work_that_turns_out_to_be_a_wait_lends_its_worker_and_quick_work_does_not() -> None:
+    """spec/hostile-inputs.md T21: a remote that never answers keeps no worker, one that answers costs none."""
+
+    async def scenario() -> None:
+        at: dict[str, float] = {}
+        clock = asyncio.get_running_loop().time
+
+        class Fetching:
+            async def reconcile(self, run: Run) -> Result:
+                at[f"{run.key.name} begins"] = clock()
+                async with run.lending_slot(2):
+                    await asyncio.sleep(60 if run.key == A else 1)
+                at[f"{run.key.name} ends"] = clock()
+                return Result()
+
+        queue: WorkQueue[ObjectKey] = WorkQueue("test")
+        controller = Controller(ControllerSpec("test", "Thing", "g", 1), queue, Fetching())
+        async with TaskScope("test") as tasks:
+            tasks.start("run", controller.run())
+            for key in (A, B, C):
+                queue.add(key)
+            await asyncio.sleep(100)
+        assert at == {"a begins": 0, "b begins": 2, "b ends": 3, "c begins": 3, "c ends": 4, "a ends": 60}
 
     run(scenario())
 
