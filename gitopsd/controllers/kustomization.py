@@ -10,6 +10,7 @@ from collections.abc import Sequence
 
 import structlog
 
+from gitopsd.api.conditions import is_ready
 from gitopsd.api.kustomization import Kustomization
 from gitopsd.api.meta import KUSTOMIZE_COMPONENT, ConditionType, Reason
 from gitopsd.api.resource import DecodeError
@@ -19,6 +20,7 @@ from gitopsd.controllers import broken
 from gitopsd.controllers.kustomization_context import (
     NOT_SUPPORTED,
     OWNED,
+    ArtifactAwaitedError,
     Memory,
     Parts,
     QuietError,
@@ -102,13 +104,27 @@ class KustomizationReconciler:
                 result = await attempt.run()
             except ReconcileError as error:
                 self._memory.waits(run.key, is_waiting=isinstance(error, WaitError | QuietError))
+                if self._is_untold(run.key, kustomization, error):
+                    raise
                 status.mark(ConditionType.READY, "False", error.reason, error.message)
                 if isinstance(error, StallError):
                     status.mark_stalled(error.reason, error.message)
                 await self._conclude(status)
                 raise
+            self._memory.has_artifact(run.key)
             await self._conclude(status)
         return result
+
+    def _is_untold(self, key: ObjectKey, kustomization: Kustomization, error: ReconcileError) -> bool:
+        """Whether to keep a failure to ourselves for a while.
+
+        After a restart, sources fetch what was lost; who was content stays so meanwhile.
+        """
+        if not isinstance(error, ArtifactAwaitedError):
+            self._memory.has_artifact(key)
+            return False
+        seconds = self._memory.awaits_artifact(key)
+        return is_ready(kustomization.status.conditions) and seconds < self._parts.settings.requeue_dependency / 2
 
     async def _conclude(self, status: StatusSession) -> None:
         """The last write of a run: the request is answered, and the verdict of Ready decides the rest."""

@@ -5,6 +5,7 @@ A part of the Kustomization controller. Nothing here reconciles; nothing here is
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -24,7 +25,7 @@ from gitopsd.apply.control import Owner
 from gitopsd.apply.health import HealthWaiter
 from gitopsd.apply.ssa import Applier
 from gitopsd.artifact.store import ArtifactStore
-from gitopsd.errors import RetryError
+from gitopsd.errors import RetryError, WaitError
 from gitopsd.krm.objects import Obj, ObjectKey, get_in
 from gitopsd.kube.client import KubeClient
 from gitopsd.kube.discovery import Discovery
@@ -96,6 +97,7 @@ class Memory:
     def __init__(self) -> None:
         self._attempted: dict[ObjectKey, str] = {}
         self._waiting: set[ObjectKey] = set()
+        self._artifact_awaited_since: dict[ObjectKey, float] = {}
         self._looking: set[ObjectKey] = set()
         # What each object was when we last saw or made it as wanted: spares reading it while nobody touches it.
         self._known: dict[ObjectKey, Mapping[ObjectKey, Known]] = {}
@@ -130,6 +132,15 @@ class Memory:
         """What `waits` was last told."""
         return key in self._waiting
 
+    def awaits_artifact(self, key: ObjectKey) -> float:
+        """No artifact again; seconds since the first of these runs in a row."""
+        now = time.monotonic()
+        return now - self._artifact_awaited_since.setdefault(key, now)
+
+    def has_artifact(self, key: ObjectKey) -> None:
+        """A run had its artifact, or needed none."""
+        self._artifact_awaited_since.pop(key, None)
+
     def applied(self, key: ObjectKey, changes: ChangeSet) -> None:
         """Remember the objects as they are after an apply."""
         self._known[key] = changes.known()
@@ -142,11 +153,16 @@ class Memory:
         """The object is gone."""
         self._attempted.pop(key, None)
         self._waiting.discard(key)
+        self._artifact_awaited_since.pop(key, None)
         self._known.pop(key, None)
 
 
 class QuietError(RetryError):
     """A failure that is told by the condition alone, without an event."""
+
+
+class ArtifactAwaitedError(WaitError):
+    """The source has no artifact now. If it had one before, it is most likely fetching it again (after a restart)."""
 
 
 def unsupported(kustomization: Kustomization, settings: Settings) -> str:

@@ -35,6 +35,7 @@ from gitopsd.artifact.tree import FileTree, clamp_path
 from gitopsd.controllers.dependency_cycle import cycle
 from gitopsd.controllers.kustomization_context import (
     NOT_SUPPORTED,
+    ArtifactAwaitedError,
     Memory,
     Parts,
     QuietError,
@@ -154,7 +155,7 @@ class Attempt:
         if artifact is None:
             pause = self._settings.requeue_dependency
             message = f"Source artifact not found, retrying in {format_duration(pause)}"
-            raise WaitError(Reason.ARTIFACT_FAILED, message, again_in=pause)
+            raise ArtifactAwaitedError(Reason.ARTIFACT_FAILED, message, again_in=pause)
         return key, artifact
 
     def _newest_artifact(self, key: ObjectKey) -> Artifact | None:
@@ -258,7 +259,7 @@ class Attempt:
         except ArtifactMissingError as error:
             pause = self._settings.requeue_dependency
             message = f"Source is not ready, artifact not found, retrying in {format_duration(pause)}"
-            raise WaitError(Reason.ARTIFACT_FAILED, message, again_in=pause) from error
+            raise ArtifactAwaitedError(Reason.ARTIFACT_FAILED, message, again_in=pause) from error
         except GitopsdError as error:
             raise RetryError(Reason.ARTIFACT_FAILED, str(error), again_in=self._retry) from error
         path = clamp_path(self._spec.path)
