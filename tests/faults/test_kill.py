@@ -179,6 +179,35 @@ def test_T14_a_crash_loop_piles_nothing_up(scene: Scene, tmp_path: Path) -> None
     assert not [event for event in scene.events("GitRepository") if event["type"] == "Warning"]
 
 
+@pytest.mark.parametrize("is_slow", [False, True], ids=["quick", "slow"])
+def test_T34_a_restart_that_lost_the_artifacts_makes_nobody_unready(scene: Scene, is_slow: bool) -> None:
+    """The source fetches again, and those who were content stay so meanwhile."""
+    scene.push(config_maps(3, key="1"))
+    scene.source()
+    scene.kustomization()
+    scene.start()
+    scene.until_converged()
+    scene.crash()
+    before = len(verdicts(scene))
+    with scene.git.behave(f"/{scene.namespace}.git/*", late(1.5 if is_slow else 0.0)):
+        scene.start()
+        token = scene.request("Kustomization")
+        scene.handled("Kustomization", token)
+    scene.until_converged()
+    assert "False" not in verdicts(scene)[before:]
+
+
+def verdicts(scene: Scene) -> list[str]:
+    """Every status of Ready that was written to a Kustomization."""
+    found = []
+    for event in scene.audit():
+        target = event["objectRef"]
+        is_status = (target["resource"], target.get("subresource")) == ("kustomizations", "status")
+        if is_status and event["responseStatus"]["code"] == 200:
+            found.append(condition(event["responseObject"]).get("status", ""))
+    return found
+
+
 @pytest.mark.parametrize("is_late", [False, True], ids=["unwritten", "unheard"])
 def test_T12_killed_between_an_artifact_and_the_status_that_tells_of_it(
     scene: Scene, proxy: FaultProxy, killer: Killer, tmp_path: Path, is_late: bool
