@@ -20,7 +20,7 @@ from tests.faults.conftest import FULL
 from tests.faults.proxy import FaultProxy, read_request
 from tests.faults.scene import KUSTOMIZATIONS, OWNER, Scene, condition, config_map, config_maps, until
 from tests.servers.loopback import Answer, Ask
-from tests.servers.trouble import late
+from tests.servers.trouble import late, say
 
 SAMPLE = range(200) if FULL else range(3)
 COUNT = 60
@@ -195,6 +195,25 @@ def test_T34_a_restart_that_lost_the_artifacts_makes_nobody_unready(scene: Scene
         scene.handled("Kustomization", token)
     scene.until_converged()
     assert "False" not in verdicts(scene)[before:]
+
+
+def test_T20_lost_artifacts_that_cannot_be_fetched_are_told_and_nothing_goes(scene: Scene) -> None:
+    """A restart without artifacts while the Git server is down: KEEP, and the truth."""
+    scene.push(config_maps(3, key="1"))
+    scene.source()
+    scene.kustomization()
+    scene.start()
+    scene.until_converged()
+    owned = scene.owned_objects()
+    scene.crash()
+    with scene.git.behave(f"/{scene.namespace}.git/*", say(503)):
+        scene.start("--requeue-dependency=2s")
+        scene.until_reason("GitRepository", "GitOperationFailed")
+        seen = scene.until_reason("Kustomization", "ArtifactFailed")
+        assert seen["status"]["lastAppliedRevision"] == scene.pushed[-1].revision
+        assert scene.owned_objects() == owned
+        scene.verify_inventories()
+    scene.until_converged()
 
 
 def verdicts(scene: Scene) -> list[str]:
