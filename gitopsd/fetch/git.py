@@ -27,7 +27,6 @@ from gitopsd.errors import GitopsdError
 from gitopsd.fetch.auth import CHECKOUT_FAILED, GitAuth, SshRules, invalid_option, mask
 from gitopsd.fetch.errors import AskedInVainError, FetchError, RemoteError, printable
 from gitopsd.fetch.flights import Flights
-from gitopsd.fetch.githttp import HttpRules
 from gitopsd.fetch.gitpack import Pack
 from gitopsd.fetch.gitref import GitRef, Target, UnresolvedError, known_target, newest_tags, target_of
 from gitopsd.fetch.gitremote import COMMITS_ONLY, GitLimits, Remote, Transports
@@ -35,6 +34,7 @@ from gitopsd.fetch.gitspool import PackLimits
 from gitopsd.fetch.gittree import Checkout, Commit, Sparse, leave_out, peel, read_commit, read_tree
 from gitopsd.fetch.giturl import GitURL, mask_userinfo, parse
 from gitopsd.fetch.gitwire import PackRequest, Ref, WireLimits
+from gitopsd.fetch.http import HttpRules
 from gitopsd.fetch.proxy import EnvironmentProxies
 from gitopsd.fetch.submodules import Submodules
 from gitopsd.fetch.tls import TLSMaterialError

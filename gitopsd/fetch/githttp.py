@@ -13,15 +13,10 @@ cookie is kept; a redirect never leads from https to http; environment variables
 from __future__ import annotations
 
 import contextlib
-import os
-import ssl
-import zlib
-from collections import OrderedDict
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
-from typing import Any
 from urllib.parse import urljoin
 
 import aiohttp
@@ -29,25 +24,19 @@ from yarl import URL
 
 from gitopsd.fetch import giturl
 from gitopsd.fetch.auth import GitAuth
-from gitopsd.fetch.connections import Connector, PublicResolver, is_private_literal
+from gitopsd.fetch.connections import is_private_literal
 from gitopsd.fetch.errors import RemoteError, printable
 from gitopsd.fetch.gitpackets import Packets
 from gitopsd.fetch.giturl import GitURL
 from gitopsd.fetch.gitwire import AGENT
-from gitopsd.fetch.proxy import EnvironmentProxies, Proxy
-from gitopsd.fetch.tls import client_context
-from gitopsd.tasks import offload
+from gitopsd.fetch.http import MOST_HOPS, REDIRECTS, HttpRules, Pools, TlsIdentity, body_of, give_back, sent, through
 
 _SERVICE = "git-upload-pack"
 _ADVERTISEMENT = f"application/x-{_SERVICE}-advertisement"
 _REQUEST = f"application/x-{_SERVICE}-request"
 _RESULT = f"application/x-{_SERVICE}-result"
-_REDIRECTS = frozenset((301, 302, 303, 307, 308))
-_MOST_HOPS = 10
-_KEPT_CONTEXTS = 64
 # What may still come after an answer that was read to its end; more is not worth waiting for.
 _REMAINDER = 64 * 1024
-_PIECE = 64 * 1024
 
 
 class StatusError(RemoteError):
@@ -58,29 +47,12 @@ class StatusError(RemoteError):
         self.status = status
 
 
-@dataclass(frozen=True)
-class HttpRules:
-    """What an operator may forbid or redirect."""
-
-    deny_private_redirects: bool = False
-    proxies: EnvironmentProxies = field(default_factory=EnvironmentProxies)
-    # How much may come before a request's own bounds apply.
-    hello_bytes: int = 1 << 20
-
-
-class HttpClient:
-    """Connections to all Git servers over HTTP. Used within the event loop that closes it."""
+class HttpClient(Pools):
+    """Connections to all Git servers over HTTP."""
 
     def __init__(self, rules: HttpRules) -> None:
+        super().__init__()
         self._rules = rules
-        self._sessions: dict[Proxy | bool, aiohttp.ClientSession] = {}
-        self._contexts: OrderedDict[tuple[bytes, bytes, bytes], ssl.SSLContext] = OrderedDict()
-
-    async def aclose(self) -> None:
-        """Close every connection."""
-        for session in self._sessions.values():
-            await session.close()
-        self._sessions.clear()
 
     @asynccontextmanager
     async def channel(self, url: GitURL, auth: GitAuth, *, is_foreign: bool = False) -> AsyncIterator[HttpChannel]:
@@ -94,35 +66,6 @@ class HttpClient:
             await channel.finish()
         finally:
             channel.abandon()
-
-    async def context(self, ca: bytes, cert: bytes, key: bytes) -> ssl.SSLContext:
-        """The TLS context for an identity, made once. Raises TLSMaterialError."""
-        identity = (ca, cert, key)
-        context = self._contexts.get(identity)
-        if context is None:
-            context = await offload(client_context, ca, cert, key)
-        self._contexts[identity] = context
-        self._contexts.move_to_end(identity)
-        while len(self._contexts) > _KEPT_CONTEXTS:
-            self._contexts.popitem(last=False)
-        return context
-
-    def session(self, proxy: Proxy | None, *, guarded: bool) -> aiohttp.ClientSession:
-        """The pool for requests through `proxy`, or direct ones; `guarded` connects to public addresses only."""
-        socks = proxy if proxy is not None and proxy.scheme == "socks5" else None
-        kind: Proxy | bool = socks or guarded
-        session = self._sessions.get(kind)
-        if session is None:
-            resolver = PublicResolver() if guarded else None
-            session = aiohttp.ClientSession(
-                connector=Connector(socks, resolver),
-                cookie_jar=aiohttp.DummyCookieJar(),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-                auto_decompress=False,
-                trust_env=False,
-            )
-            self._sessions[kind] = session
-        return session
 
 
 class HttpChannel:
@@ -150,7 +93,7 @@ class HttpChannel:
     async def read(self, limit: int) -> tuple[str, bytes]:
         """The file at the address itself, following redirects: its content type, and its at most `limit` bytes."""
         response, _ = await self._follow(self._base, {})
-        source = _source(response)
+        source = body_of(response)
         pieces: list[bytes] = []
         left = limit
         while piece := await source():
@@ -165,7 +108,7 @@ class HttpChannel:
         address = replace(self._base, path=f"{self._base.path.rstrip('/')}/{_SERVICE}")
         headers = {"Content-Type": _REQUEST, "Accept": _RESULT, "Git-Protocol": "version=2"}
         response = await self._send("POST", address, body, headers)
-        if response.status in _REDIRECTS:
+        if response.status in REDIRECTS:
             raise RemoteError("the server redirects a request that may not be redirected", rule="redirect")
         return self._packets(response, _RESULT)
 
@@ -183,19 +126,16 @@ class HttpChannel:
     def abandon(self) -> None:
         """Give the connection of the last answer back if it was read to its end, else close it."""
         if self._response is not None:
-            if self._response.content.at_eof():
-                self._response.release()
-            else:
-                self._response.close()
+            give_back(self._response)
             self._response = None
 
     async def _follow(self, address: GitURL, headers: dict[str, str]) -> tuple[aiohttp.ClientResponse, GitURL]:
-        for _ in range(_MOST_HOPS + 1):
+        for _ in range(MOST_HOPS + 1):
             response = await self._send("GET", address, None, headers)
-            if response.status not in _REDIRECTS:
+            if response.status not in REDIRECTS:
                 return response, address
             address = self._redirected(address, response.headers.get("Location", ""))
-        raise RemoteError(f"the server redirects more than {_MOST_HOPS} times", rule="redirect")
+        raise RemoteError(f"the server redirects more than {MOST_HOPS} times", rule="redirect")
 
     def _rebase(self, address: GitURL) -> None:
         """Let further requests go to where the discovery ended."""
@@ -224,22 +164,19 @@ class HttpChannel:
             raise RemoteError("the address leads into a private network", rule="private-redirect")
         is_trusted = address.origin == self._origin
         auth = self._auth
-        identity = (auth.ca, auth.client_cert, auth.client_key) if is_trusted else (auth.ca, b"", b"")
-        options: dict[str, Any] = {"headers": {"User-Agent": AGENT, "Accept-Encoding": "identity", **headers}}
-        if address.scheme == "https":
-            options["ssl"] = await self._client.context(*identity)
+        identity = TlsIdentity(auth.ca, auth.client_cert, auth.client_key)
+        sending = {"User-Agent": AGENT, "Accept-Encoding": "identity", **headers}
         if is_trusted and auth.authorization:
-            options["headers"]["Authorization"] = auth.authorization
+            sending["Authorization"] = auth.authorization
         proxy = auth.proxy or self._rules.proxies.for_address(address.scheme, *address.address)
-        if proxy is not None and proxy.scheme != "socks5":
-            options["proxy"] = proxy.url
-            if proxy.authorization and address.scheme == "https":
-                options["proxy_headers"] = {"Proxy-Authorization": proxy.authorization}
-            elif proxy.authorization:
-                options["headers"]["Proxy-Authorization"] = proxy.authorization
+        options = through(proxy, address.scheme, sending)
+        if address.scheme == "https":
+            options["ssl"] = await self._client.context(identity if is_trusted else identity.without_certificate)
         session = self._client.session(proxy, guarded=self._guarded and proxy is None)
-        send = partial(session.request, method, URL(address.below(""), encoded=True), data=body, **options)
-        self._response = await _sent(partial(send, allow_redirects=False), address, again=body is not None)
+        send = partial(session.request, method, URL(address.below(""), encoded=True), data=body, headers=sending)
+        self._response = await sent(
+            partial(send, allow_redirects=False, **options), address.netloc, again=body is not None
+        )
         _check_status(self._response)
         return self._response
 
@@ -247,78 +184,16 @@ class HttpChannel:
         found = response.headers.get("Content-Type", "").partition(";")[0].strip()
         if found != expected:
             raise RemoteError(f"the server answers with content type '{printable(found, 128)}', not '{expected}'")
-        return Packets(_source(response), self._rules.hello_bytes)
-
-
-def _source(response: aiohttp.ClientResponse) -> Callable[[], Awaitable[bytes]]:
-    """Where the pieces of an answer come from; b"" is the end."""
-    read = partial(_read, response)
-    encoding = response.headers.get("Content-Encoding", "identity").strip().lower()
-    if encoding == "gzip":
-        return _Gunzip(read).read
-    if encoding != "identity":
-        raise RemoteError(f"the server answers with content encoding '{printable(encoding, 64)}'")
-    return read
-
-
-async def _read(response: aiohttp.ClientResponse) -> bytes:
-    try:
-        return await response.content.readany()
-    except aiohttp.ClientPayloadError:
-        raise RemoteError("the server ended the conversation early") from None
-    except (aiohttp.ClientError, OSError) as error:
-        raise RemoteError(f"the connection broke: {_cause(error)}") from None
-
-
-class _Gunzip:
-    """Undoes a compression that nobody asked for, a bounded piece at a time, so that its reader can count."""
-
-    def __init__(self, source: Callable[[], Awaitable[bytes]]) -> None:
-        self._source = source
-        self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
-        self._pending = b""
-
-    async def read(self) -> bytes:
-        """The next piece; b"" at the end."""
-        while not self._inflater.eof:
-            compressed = self._pending or await self._source()
-            if not compressed:
-                return b""
-            try:
-                piece = self._inflater.decompress(compressed, _PIECE)
-            except zlib.error:
-                raise RemoteError("the server's answer cannot be decompressed", rule="zlib") from None
-            self._pending = self._inflater.unconsumed_tail
-            if piece:
-                return piece
-        return b""
+        return Packets(body_of(response), self._rules.hello_bytes)
 
 
 def _service(query: str) -> str:
     return "&".join(part for part in (query, f"service={_SERVICE}") if part)
 
 
-async def _sent(
-    send: Callable[[], Awaitable[aiohttp.ClientResponse]], address: GitURL, *, again: bool
-) -> aiohttp.ClientResponse:
-    try:
-        try:
-            return await send()
-        except (aiohttp.ServerDisconnectedError, ConnectionResetError):
-            # A kept connection that the server closed meanwhile. aiohttp itself asks again only for a GET; asking
-            # again is as harmless for the rest, which only reads.
-            if not again:
-                raise
-            return await send()
-    except aiohttp.ClientHttpProxyError as error:
-        raise RemoteError(f"the proxy refuses the connection: {error.status}") from error
-    except (aiohttp.ClientError, OSError, ValueError) as error:
-        raise RemoteError(f"cannot talk to {address.netloc}: {_cause(error)}") from error
-
-
 def _check_status(response: aiohttp.ClientResponse) -> None:
     status = response.status
-    if status == 200 or status in _REDIRECTS:
+    if status == 200 or status in REDIRECTS:
         return
     meaning = {
         401: "authentication required",
@@ -328,29 +203,3 @@ def _check_status(response: aiohttp.ClientResponse) -> None:
         429: "too many requests",
     }.get(status, "unexpected answer")
     raise StatusError(f"{meaning}: the server answered {status}", status)
-
-
-def _cause(error: Exception) -> str:
-    """What went wrong with a connection, without our addresses and file names."""
-    if isinstance(error, aiohttp.ClientConnectorCertificateError):
-        why = getattr(error.certificate_error, "verify_message", "") or "it cannot be verified"
-        return f"bad certificate: {printable(why, 256)}"
-    if isinstance(error, aiohttp.ClientConnectorDNSError):
-        return "no such host"
-    if isinstance(error, aiohttp.ClientConnectorError):
-        return _system_cause(error.os_error)
-    if isinstance(error, aiohttp.ServerDisconnectedError):
-        return "the server closed the connection"
-    if isinstance(error, aiohttp.ClientResponseError):
-        return f"the answer cannot be read: {printable(error.message, 128)}"
-    return _system_cause(error)
-
-
-def _system_cause(error: BaseException) -> str:
-    if isinstance(error, ssl.SSLError):
-        return f"TLS failed: {printable(error.reason or 'no details', 128)}"
-    if isinstance(error, RemoteError):
-        return error.message
-    if isinstance(error, OSError) and error.errno:
-        return os.strerror(error.errno).lower()
-    return type(error).__name__

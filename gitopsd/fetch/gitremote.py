@@ -21,7 +21,7 @@ from typing import Protocol, TypeVar
 
 from gitopsd.fetch.auth import GitAuth, SshRules
 from gitopsd.fetch.errors import AskedInVainError, RemoteError
-from gitopsd.fetch.githttp import HttpClient, HttpRules
+from gitopsd.fetch.githttp import HttpClient
 from gitopsd.fetch.gitpack import Pack
 from gitopsd.fetch.gitref import UnresolvedError
 from gitopsd.fetch.gitspool import PackBuffer, PackLimits, Stop
@@ -37,6 +37,7 @@ from gitopsd.fetch.gitwire import (
     list_refs,
     read_advertisement,
 )
+from gitopsd.fetch.http import HttpRules
 from gitopsd.tasks import offload
 
 T = TypeVar("T")

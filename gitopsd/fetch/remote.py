@@ -32,10 +32,11 @@ from gitopsd.fetch.auth import CHECKOUT_FAILED, git_auth, mask, refuse_plain_htt
 from gitopsd.fetch.errors import FetchError, RemoteError, printable
 from gitopsd.fetch.flights import Flights
 from gitopsd.fetch.git import GitFetcher, GitRef, GitRequest
-from gitopsd.fetch.githttp import HttpClient, HttpRules, StatusError
+from gitopsd.fetch.githttp import HttpClient, StatusError
 from gitopsd.fetch.gitref import UnresolvedError, commit_of
 from gitopsd.fetch.gitspool import PackLimits
 from gitopsd.fetch.giturl import GitURL, mask_userinfo
+from gitopsd.fetch.http import HttpRules
 from gitopsd.fetch.proxy import EnvironmentProxies
 from gitopsd.tasks import offload
 
