@@ -19,7 +19,7 @@ import zlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 from urllib.parse import urljoin, urlsplit
@@ -201,6 +201,10 @@ class HttpClient:
     async def aclose(self) -> None:
         """Close every connection."""
         await self._pools.aclose()
+
+    def direct(self) -> HttpClient:
+        """The same connections, past the environment's proxies: for what the machine itself answers. Not to be closed."""
+        return HttpClient(replace(self._rules, proxies=EnvironmentProxies()), self._pools)
 
     @asynccontextmanager
     async def request(
