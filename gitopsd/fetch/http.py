@@ -203,7 +203,7 @@ class HttpClient:
         await self._pools.aclose()
 
     def direct(self) -> HttpClient:
-        """The same connections, past the environment's proxies: for what the machine itself answers. Not to be closed."""
+        """The same connections, past the environment's proxies: for what the machine itself answers."""
         return HttpClient(replace(self._rules, proxies=EnvironmentProxies()), self._pools)
 
     @asynccontextmanager

@@ -1,0 +1,1 @@
+"""Short-lived credentials from clouds: who we are there, and what that opens."""
