@@ -171,6 +171,8 @@ func (e *engine) perform(ctx context.Context, method string, header []byte, part
 		}
 		substituted, results := substitute(&request, parts)
 		return substituted, results, nil
+	case "notation":
+		return e.notation(ctx, header, parts)
 	}
 	if e.tests {
 		if result, known := harm(ctx, method, header); known {
