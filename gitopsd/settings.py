@@ -10,7 +10,7 @@ import argparse
 import os
 import re
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -21,6 +21,11 @@ class SettingsError(GitopsdError):
     """A flag or an environment variable that cannot be used; the message names it."""
 
 
+# What workload identity puts into a pod, and what redirects a cloud's own program to another endpoint.
+_CLOUD_VARIABLES = (
+    *("AWS_", "AZURE_", "GCE_", "GOOGLE_", "ECS_", "IDENTITY_", "MSI_"),
+    "CLOUDSDK_API_ENDPOINT_OVERRIDES_",
+)
 _DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 
@@ -50,6 +55,13 @@ def _positive(text: str) -> int:
     return number
 
 
+def _count(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise ValueError(f"{text} is less than 0")
+    return number
+
+
 def _percentage(text: str) -> int:
     number = int(text)
     if not 0 <= number <= 99:
@@ -59,6 +71,10 @@ def _percentage(text: str) -> int:
 
 def _optional_path(text: str) -> Path | None:
     return Path(text) if text else None
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name for name in (part.strip() for part in text.split(",")) if name)
 
 
 def _one_of(*choices: str) -> Callable[[str], str]:
@@ -90,6 +106,15 @@ FEATURE_GATES: Mapping[str, bool] = {
     "StrictPostBuildSubstitutions": True,
     "UseHelm3Defaults": False,
 }
+
+
+_IDENTITY_GATE = "ObjectLevelWorkloadIdentity"
+# `--default-service-account` is none of these: it names whom to impersonate in the cluster.
+_DEFAULT_IDENTITIES = (
+    "default-source-service-account",
+    "default-decryption-service-account",
+    "default-kubeconfig-service-account",
+)
 
 
 def _gates(text: str) -> Mapping[str, bool]:
@@ -144,7 +169,9 @@ _FLAGS: tuple[Flag, ...] = (
     Flag(
         "artifact-retention-records", _positive, "2", "artifacts of one source that are kept, the current one counted"
     ),
-    Flag("artifact-digest-algo", _one_of("sha256", "sha384", "sha512"), "sha256", "digest of artifacts"),
+    Flag(
+        "artifact-digest-algo", _one_of("sha256", "sha384", "sha512", "sha1", "blake3"), "sha256", "digest of artifacts"
+    ),
     Flag("metrics-addr", str, ":8080", "address of /metrics", "METRICS_ADDR"),
     Flag("health-addr", str, ":9440", "address of /healthz and /readyz"),
     Flag("events-addr", str, "", "where events are posted as JSON", "EVENTS_ADDR"),
@@ -153,6 +180,12 @@ _FLAGS: tuple[Flag, ...] = (
     Flag("no-cross-namespace-refs", _boolean, "false", "refuse sources of another namespace"),
     Flag("no-remote-bases", _boolean, "false", "refuse kustomize bases outside the artifact, before any connection"),
     Flag("default-service-account", str, "", "account to impersonate where an object names none"),
+    Flag(
+        "default-source-service-account",
+        str,
+        "",
+        "account whose identity at a cloud is used by sources that name none (own flag)",
+    ),
     Flag("override-manager", lambda text: (text,), "", "field manager whose fields are taken back (repeatable)"),
     Flag("custom-apply-stage-kinds", str, "", "kinds applied before the rest: group/Kind,…"),
     Flag("kube-api-qps", float, "50", "requests a second where the API server has no priority and fairness"),
@@ -170,10 +203,10 @@ _FLAGS: tuple[Flag, ...] = (
     Flag("leader-election-lease-duration", _seconds, "35s", "length of the lease", later=True),
     Flag("leader-election-renew-deadline", _seconds, "30s", "how long renewing may fail", later=True),
     Flag("leader-election-retry-period", _seconds, "5s", "pause between attempts", later=True),
-    Flag("token-cache-max-size", int, "100", "tokens kept", later=True),
-    Flag("token-cache-max-duration", _seconds, "1h", "how long a token is kept", later=True),
-    Flag("http-retry", int, "9", "accepted: artifacts are read from memory", later=True),
-    Flag("http-timeout", _seconds, "30s", "accepted: artifacts are read from memory", later=True),
+    Flag("token-cache-max-size", _count, "100", "tokens of clouds that are kept; 0: none"),
+    Flag("token-cache-max-duration", _seconds, "1h", "how long such a token is kept at most"),
+    Flag("http-retry", int, "9", "tries to fetch an artifact from another controller's server"),
+    Flag("http-timeout", _seconds, "30s", "longest time of one such try"),
     Flag("sops-age-secret", str, "", "Secret with age keys for all", later=True),
     Flag("sops-vault-configmap", str, "", "ConfigMap with Vault instances", later=True),
     Flag("default-decryption-service-account", str, "", "account for decryption", later=True),
@@ -181,14 +214,14 @@ _FLAGS: tuple[Flag, ...] = (
     Flag("insecure-kubeconfig-exec", _boolean, "false", "allow exec plugins of tenants' kubeconfigs", later=True),
     Flag("insecure-kubeconfig-tls", _boolean, "false", "allow unverified TLS of tenants' kubeconfigs", later=True),
     Flag("snapshot-digest-algo", str, "sha256", "digest of release snapshots", later=True),
-    Flag("helm-index-max-size", int, "52428800", "largest chart index", later=True),
-    Flag("helm-chart-max-size", int, "10485760", "largest chart", later=True),
-    Flag("helm-chart-file-max-size", int, "5242880", "largest file of a chart", later=True),
-    Flag("helm-cache-max-size", int, "0", "indexes kept", later=True),
-    Flag("helm-cache-ttl", _seconds, "15m", "how long an index is kept", later=True),
+    Flag("helm-index-max-size", int, "52428800", "largest chart index, in bytes"),
+    Flag("helm-chart-max-size", int, "10485760", "largest chart archive, in bytes"),
+    Flag("helm-chart-file-max-size", int, "5242880", "largest file of a chart, in bytes"),
+    Flag("helm-cache-max-size", int, "0", "chart indexes kept in memory; 0: as many as their memory allows"),
+    Flag("helm-cache-ttl", _seconds, "15m", "how long an index is kept"),
     Flag("helm-cache-purge-interval", _seconds, "1m", "accepted", later=True),
-    Flag("ssh-kex-algos", str, "", "key exchange algorithms", later=True),
-    Flag("ssh-hostkey-algos", str, "", "host key algorithms", later=True),
+    Flag("ssh-kex-algos", _names, "", "key exchange algorithms, in order; empty: the usual safe ones"),
+    Flag("ssh-hostkey-algos", _names, "", "host key algorithms, in order; empty: the usual safe ones"),
     Flag("oom-watch-memory-threshold", int, "95", "accepted", later=True),
     Flag("oom-watch-interval", _seconds, "500ms", "accepted", later=True),
     Flag("oom-watch-max-memory-path", str, "", "accepted", later=True),
@@ -227,6 +260,7 @@ class Settings:
     no_cross_namespace_refs: bool
     no_remote_bases: bool
     default_service_account: str
+    default_source_service_account: str
     override_manager: tuple[str, ...]
     custom_apply_stage_kinds: str
     kube_api_qps: float
@@ -239,11 +273,24 @@ class Settings:
     git_max_pack_size: int
     git_deny_private_redirects: bool
     insecure_allow_http: bool
+    token_cache_max_size: int
+    token_cache_max_duration: float
+    http_retry: int
+    http_timeout: float
+    helm_index_max_size: int
+    helm_chart_max_size: int
+    helm_chart_file_max_size: int
+    helm_cache_max_size: int
+    helm_cache_ttl: float
+    ssh_kex_algos: tuple[str, ...]
+    ssh_hostkey_algos: tuple[str, ...]
     runtime_namespace: str
     hostname: str
     engine_path: Path | None
     kube_service: tuple[str, str]  # host and port of the API server as a pod sees them
     proxies: Mapping[str, str]  # scheme → URL, and `no` → exceptions
+    # What clouds' own programs would read: who we are there. Holds secrets.
+    cloud_environment: Mapping[str, str] = field(repr=False)
     unused: tuple[str, ...]  # flags that were given and have no effect yet
 
     @property
@@ -268,6 +315,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] | None = None
     given = vars(_parser().parse_args(list(arguments)))
     values: dict[str, Any] = {}
     unused: list[str] = []
+    _refuse_identities_without_gate(given, environment)
     for flag in _FLAGS:
         text = given[flag.attribute]
         value = _value(flag, text, environment)
@@ -286,8 +334,21 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str] | None = None
             environment.get("KUBERNETES_SERVICE_PORT", "") or "443",
         ),
         proxies=_proxies(environment),
+        cloud_environment={name: text for name, text in environment.items() if name.startswith(_CLOUD_VARIABLES)},
         unused=tuple(unused),
     )
+
+
+def _refuse_identities_without_gate(given: Mapping[str, Any], environment: Mapping[str, str]) -> None:
+    """`spec/runtime.md` 6.3: a default that would silently have no effect is fatal."""
+    flags = {flag.name: flag for flag in _FLAGS}
+    gates = _value(flags["feature-gates"], given["feature_gates"], environment)
+    if gates[_IDENTITY_GATE]:
+        return
+    if any(_value(flags[name], given[flags[name].attribute], environment) for name in _DEFAULT_IDENTITIES):
+        raise SettingsError(
+            f"cannot set default service accounts when the feature gate {_IDENTITY_GATE} is not enabled"
+        )
 
 
 def _value(flag: Flag, text: str | list[str] | None, environment: Mapping[str, str]) -> Any:

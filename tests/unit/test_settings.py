@@ -71,3 +71,39 @@ def test_flags_of_features_that_come_later_are_accepted_and_told() -> None:
 
 def test_override_manager_is_repeatable() -> None:
     assert parse(["--override-manager=a", "--override-manager=b"], {}).override_manager == ("a", "b")
+
+
+@pytest.mark.parametrize("which", ["source", "decryption", "kubeconfig"])
+def test_s11_2_a_default_identity_without_the_gate_does_not_start(which: str) -> None:
+    """spec/source.md 11.2, spec/runtime.md 6.3"""
+    flag = f"--default-{which}-service-account=default"
+    text = "cannot set default service accounts when the feature gate ObjectLevelWorkloadIdentity is not enabled"
+    with pytest.raises(SettingsError, match=text):
+        parse([flag], {})
+    parse([flag, "--feature-gates=ObjectLevelWorkloadIdentity=true"], {})
+
+
+def test_whom_to_impersonate_needs_no_gate() -> None:
+    assert parse(["--default-service-account=default"], {}).default_service_account == "default"
+
+
+def test_s12_1_the_token_cache_has_the_bounds_of_flux() -> None:
+    settings = parse([], {})
+    assert (settings.token_cache_max_size, settings.token_cache_max_duration) == (100, 3600)
+    assert parse(["--token-cache-max-size=0"], {}).token_cache_max_size == 0
+    with pytest.raises(SettingsError, match="--token-cache-max-size"):
+        parse(["--token-cache-max-size=-1"], {})
+
+
+def test_s11_2_what_clouds_put_into_the_environment_is_kept_and_not_shown() -> None:
+    given = {
+        "AWS_ROLE_ARN": "arn",
+        "AWS_SECRET_ACCESS_KEY": "CNRY-settings-aws",
+        "AZURE_CLIENT_ID": "id",
+        "GOOGLE_APPLICATION_CREDENTIALS": "/file",
+        "GCE_METADATA_HOST": "host",
+        "IDENTITY_ENDPOINT": "url",
+    }
+    settings = parse([], given | {"HOME": "/root", "SOPS_AGE_KEY": "x"})
+    assert settings.cloud_environment == given
+    assert "CNRY" not in repr(settings)
