@@ -116,8 +116,11 @@ watch_restarts = _counter("gitopsd_watch_restarts_total", "Watches opened again,
 informer_objects = _gauge("gitopsd_informer_objects", "Objects held by an informer.", "kind")
 loop_lag = _histogram(
     "gitopsd_event_loop_lag_seconds",
-    "How late the event loop wakes a timer.",
+    "How late the event loop wakes a timer; more than 0.1 means that something blocks it.",
     (0.001, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1, 5),
+)
+loop_lag_max = _gauge(
+    "gitopsd_event_loop_lag_max_seconds", "The longest lag of the last minute, and of the minute before."
 )
 engine_requests = _counter("gitopsd_engine_requests_total", "Requests to the engine.", "method", "result")
 engine_seconds = _histogram(

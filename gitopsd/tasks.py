@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import random
+import time
 from collections.abc import Awaitable, Callable, Coroutine
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
 from types import TracebackType
-from typing import Any, ParamSpec, Self, TypeVar
+from typing import Any, NoReturn, ParamSpec, Self, TypeVar
+
+from gitopsd import metrics
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -29,6 +32,32 @@ async def offload(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
     """
     loop = asyncio.get_running_loop()
     return await loop.run_in_executor(_THREADS, lambda: fn(*args, **kwargs))
+
+
+_LAG_PERIOD = 0.05
+_LAG_WINDOW = 60.0
+
+
+async def watch_lag(
+    *, period: float = _LAG_PERIOD, window: float = _LAG_WINDOW, clock: Callable[[], float] = time.monotonic
+) -> NoReturn:
+    """Measure for ever how late the event loop wakes a timer.
+
+    Looks every `period` seconds, so that nothing that blocks for twice as long stays unseen, at a thousandth of a core.
+    The highest value stands for `window` to twice `window` seconds: every scraper sees it, however many there are.
+    """
+    current = previous = 0.0
+    ends = clock() + window
+    while True:
+        due = clock() + period
+        await asyncio.sleep(period)
+        now = clock()
+        lag = max(now - due, 0.0)
+        if now >= ends:
+            current, previous, ends = 0.0, current, now + window
+        current = max(current, lag)
+        metrics.loop_lag.observe(lag)
+        metrics.loop_lag_max.set(max(current, previous))
 
 
 class Backoff:
