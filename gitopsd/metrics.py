@@ -142,5 +142,11 @@ def exposition() -> bytes:
 
 def forget_object(kind: str, namespace: str, name: str) -> None:
     """Remove the series of an object that is gone."""
-    if (kind, name, namespace) in reconcile_duration._metrics:  # noqa: SLF001 - `remove` raises KeyError in old releases
-        reconcile_duration.remove(kind, name, namespace)
+    _remove(reconcile_duration, kind, name, namespace)
+    for event_type in ("cache_hit", "cache_miss"):
+        _remove(token_cache_events, event_type, kind, name, namespace, "reconcile")
+
+
+def _remove(collector: Counter | Histogram, *labels: str) -> None:
+    if labels in collector._metrics:  # noqa: SLF001 - `remove` raises KeyError in old releases
+        collector.remove(*labels)
