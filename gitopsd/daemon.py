@@ -11,7 +11,8 @@ import gc
 import resource
 import signal
 import sys
-from collections.abc import Coroutine, Sequence
+from collections.abc import AsyncIterator, Coroutine, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,6 @@ from gitopsd.api.kustomization import Kustomization
 from gitopsd.api.meta import (
     HELM_MANAGER,
     KUSTOMIZE_STATUS_MANAGER,
-    SOURCE_COMPONENT,
     SOURCE_MANAGER,
 )
 from gitopsd.api.resource import Resource as Model
@@ -31,11 +31,21 @@ from gitopsd.api.source import Bucket, ExternalArtifact, GitRepository, HelmChar
 from gitopsd.apply.health import HealthWaiter
 from gitopsd.artifact.store import ArtifactStore
 from gitopsd.controllers import helmrelease, kustomization, kustomization_references, source
+from gitopsd.controllers.bucket import BucketSource
 from gitopsd.controllers.git import GitSource
-from gitopsd.controllers.unsupported import UnsupportedReconciler
+from gitopsd.controllers.helmchart import HelmChartSource
+from gitopsd.controllers.helmrepository import HelmRepositorySource
+from gitopsd.controllers.oci import OCISource
+from gitopsd.controllers.secrets import Secrets
 from gitopsd.engine import Engine, EngineSettings
 from gitopsd.errors import GitopsdError
+from gitopsd.fetch.cloud.tokens import CloudTokens
 from gitopsd.fetch.git import GitFetcher
+from gitopsd.fetch.helmindex import Indexes
+from gitopsd.fetch.http import HttpClient, HttpRules
+from gitopsd.fetch.imageverify import ImageVerifier
+from gitopsd.fetch.proxy import EnvironmentProxies
+from gitopsd.fetch.registry import Registry
 from gitopsd.fetch.remote import RemoteBases
 from gitopsd.krm.objects import GVK, Obj, ObjectKey
 from gitopsd.kube.client import KubeClient, KubeSettings
@@ -66,7 +76,6 @@ _KINDS: tuple[type[Model], ...] = (
     HelmRelease,
 )
 _SOURCE_KINDS = ("GitRepository", "OCIRepository", "Bucket", "ExternalArtifact")
-_LATER: tuple[type[Model], ...] = (OCIRepository, HelmRepository, HelmChart, Bucket)
 _FLUSH_SECONDS = 3.0
 _RETRY_JITTER = 0.1
 _SYNC_HINT_SECONDS = 10.0
@@ -87,6 +96,8 @@ class Shared:
     engine: Engine
     waiter: HealthWaiter
     informers: dict[str, Informer[Obj]]
+    web: HttpClient
+    git: GitFetcher
 
     def status(self, model: type[Model], manager: str) -> StatusOwner:
         """How one kind's status is written."""
@@ -167,11 +178,31 @@ async def _serve(settings: Settings, client: KubeClient, tasks: TaskScope, stop:
     )
     fetch_remote = None if settings.no_remote_bases else remote_bases.fetch
     try:
-        async with remote_bases, Engine(engine, fetch_remote=fetch_remote) as running:
+        async with remote_bases, Engine(engine, fetch_remote=fetch_remote) as running, _outside(settings) as outside:
             tasks.start("engine", running.failure())
-            await _control(settings, client, tasks, stop, health, store, running)
+            await _control(settings, client, tasks, stop, health, store, running, outside)
     finally:
         await web.stop()
+
+
+@asynccontextmanager
+async def _outside(settings: Settings) -> AsyncIterator[tuple[HttpClient, GitFetcher]]:
+    """The clients for everything that is not the API server, with connections that end with the daemon."""
+    proxies = EnvironmentProxies(*(settings.proxies.get(name, "") for name in ("http", "https", "no")))
+    web = HttpClient(HttpRules(deny_private_redirects=settings.git_deny_private_redirects, proxies=proxies))
+    git = GitFetcher(
+        proxies=settings.proxies,
+        max_pack_size=settings.git_max_pack_size,
+        deny_private_redirects=settings.git_deny_private_redirects,
+        ssh_kex_algorithms=settings.ssh_kex_algos,
+        ssh_host_key_algorithms=settings.ssh_hostkey_algos,
+        spool=settings.storage_path,
+    )
+    try:
+        yield web, git
+    finally:
+        await git.aclose()
+        await web.aclose()
 
 
 async def _control(
@@ -182,6 +213,7 @@ async def _control(
     health: Health,
     store: ArtifactStore,
     engine: Engine,
+    outside: tuple[HttpClient, GitFetcher],
 ) -> None:
     recorder = Recorder(client, receiver=settings.events_addr, hostname=settings.hostname)
     tasks.start("recorder", recorder.run(), essential=True)
@@ -200,6 +232,8 @@ async def _control(
         engine=engine,
         waiter=HealthWaiter(pool, discovery, client),
         informers=informers,
+        web=outside[0],
+        git=outside[1],
     )
     controllers = [*_source_controllers(shared), _kustomization_controller(shared), _release_controller(shared)]
     _watch_definitions(shared)
@@ -257,33 +291,64 @@ def _controller(shared: Shared, model: type[Model], workers: int, reconciler: Re
 
 
 def _source_controllers(shared: Shared) -> list[Controller]:
-    settings = shared.settings
-    fetcher = GitFetcher(
-        proxies=settings.proxies,
-        max_pack_size=settings.git_max_pack_size,
-        deny_private_redirects=settings.git_deny_private_redirects,
-    )
-    parts = source.Parts(
-        informer=shared.informers["GitRepository"],
-        store=shared.store,
-        recorder=shared.recorder,
-        status=shared.status(GitRepository, SOURCE_MANAGER),
-        tasks=shared.tasks,
-        settings=settings,
-    )
-    git = source.SourceReconciler(GitSource(shared.client, fetcher, allow_http=settings.insecure_allow_http), parts)
+    services = _source_services(shared)
+    git = _source_controller(shared, GitSource(services, shared.git))
+    charts = _source_controller(shared, HelmChartSource(services))
     return [
-        _controller(shared, GitRepository, settings.concurrent_sources, git),
-        *(_later(shared, model) for model in _LATER),
+        git.controller,
+        charts.controller,
+        *(
+            _source_controller(shared, kind).controller
+            for kind in (OCISource(services), HelmRepositorySource(services), BucketSource(services))
+        ),
     ]
 
 
-def _later(shared: Shared, model: type[Model]) -> Controller:
-    """The controller of a source kind whose work comes later."""
-    status = shared.status(model, SOURCE_MANAGER)
-    informer = shared.informers[model.GVK.kind]
-    reconciler = UnsupportedReconciler(informer, status, shared.recorder, shared.tasks, component=SOURCE_COMPONENT)
-    return _controller(shared, model, 2, reconciler)
+def _source_services(shared: Shared) -> source.Services:
+    settings, web = shared.settings, shared.web
+    registry = Registry(web)
+    return source.Services(
+        client=shared.client,
+        settings=settings,
+        store=shared.store,
+        engine=shared.engine,
+        recorder=shared.recorder,
+        web=web,
+        secrets=Secrets(shared.client),
+        registry=registry,
+        indexes=Indexes(most=settings.helm_cache_max_size, ttl=settings.helm_cache_ttl),
+        cloud=CloudTokens(
+            web,
+            cache_size=settings.token_cache_max_size,
+            cache_max_duration=settings.token_cache_max_duration,
+            environment=settings.cloud_environment,
+        ),
+        verifier=ImageVerifier(registry, web, shared.engine),
+        listers={kind: informer.lister for kind, informer in shared.informers.items()},
+    )
+
+
+@dataclass(frozen=True)
+class _SourceController:
+    """The controller of one kind of source, and what it needs to be woken by other sources."""
+
+    controller: Controller
+    parts: source.Parts
+
+
+def _source_controller(shared: Shared, kind: source.SourceKind[Any]) -> _SourceController:
+    model = kind.model
+    parts = source.Parts(
+        informer=shared.informers[model.GVK.kind],
+        store=shared.store,
+        recorder=shared.recorder,
+        status=shared.status(model, SOURCE_MANAGER),
+        tasks=shared.tasks,
+        settings=shared.settings,
+    )
+    reconciler: source.SourceReconciler[Any] = source.SourceReconciler(kind, parts)
+    controller = _controller(shared, model, shared.settings.concurrent_sources, reconciler)
+    return _SourceController(controller, parts)
 
 
 def _release_controller(shared: Shared) -> Controller:

@@ -100,6 +100,32 @@ class Folder:
         except OSError as error:
             raise _failure(error, path, Step.WRITE) from error
 
+    def spool(self) -> Path:
+        """A name below the root for a file that is being made; swept when its process has died."""
+        return _temporary_beside(self._root / "spool")
+
+    def adopt(self, path: str, spooled: Path, algorithm: str) -> tuple[str, int]:
+        """Make `path` stand for a finished spool file, at once and for good; returns its digest and size."""
+        target = self._root / path
+        try:
+            self._make_folder(target.parent)
+        except OSError as error:
+            raise _failure(error, path, Step.DIRECTORY) from error
+        try:
+            found = hasher(algorithm)
+            with spooled.open("rb") as file:
+                for chunk in iter(lambda: file.read(_CHUNK), b""):
+                    found.update(chunk)
+                os.fsync(file.fileno())
+            spooled.chmod(0o600)
+            spooled.replace(target)
+            stamp = _stamp(target)
+        except OSError as error:
+            raise _failure(error, path, Step.WRITE) from error
+        digest = f"{algorithm}:{found.hexdigest()}"
+        self._verified[path] = (digest, stamp)
+        return digest, stamp[2]
+
     def _make_folder(self, folder: Path) -> None:
         """Make each level on its own: of several made at once only the last would get the mode."""
         below = folder.relative_to(self._root)

@@ -131,21 +131,51 @@ class ArtifactStore:
     ) -> Artifact:
         path = f"{source_folder(source)}/{checked(file_name)}"
         await offload(self._folder.write, path, data, digest)
+        return self._noted(source, revision, path, digest, len(data), metadata)
+
+    def _noted(
+        self, source: ObjectKey, revision: str, path: str, digest: str, size: int, metadata: Mapping[str, str] | None
+    ) -> Artifact:
         artifact = Artifact(
             digest=digest,
             path=path,
             url=self.url(path),
             revision=revision,
             last_update_time=rfc3339(datetime.fromtimestamp(self._clock(), UTC)),
-            size=len(data),
+            size=size,
             metadata=dict(metadata or {}),
         )
         self._latest[source] = artifact
         return artifact
 
+    async def put_file(
+        self,
+        source: ObjectKey,
+        revision: str,
+        file_name: str,
+        spooled: Path,
+        *,
+        metadata: Mapping[str, str] | None = None,
+    ) -> Artifact:
+        """Take a file of `spool` in as the artifact; it is not there any more afterwards. Raises StoreError."""
+        path = f"{source_folder(source)}/{checked(file_name)}"
+        digest, size = await offload(self._folder.adopt, path, spooled, self._algorithm)
+        return self._noted(source, revision, path, digest, size, metadata)
+
+    def spool(self) -> Path:
+        """A name for a file that is written piece by piece, for `put_file`; swept after a crash, as all half-written.
+
+        Whoever gives it up removes it.
+        """
+        return self._folder.spool()
+
     async def link(self, source: ObjectKey, artifact: Artifact, name: str = LATEST) -> str:
         """Let `name` beside the artifact stand for it, and return the URL of that. Raises StoreError."""
         await offload(self._folder.link, f"{source_folder(source)}/{PurePosixPath(artifact.path).name}", name)
+        return self.link_url(source, name)
+
+    def link_url(self, source: ObjectKey, name: str = LATEST) -> str:
+        """Where the newest artifact of a source is found."""
         return self.url(f"{source_folder(source)}/{name}")
 
     async def verify(self, source: ObjectKey, artifact: Artifact) -> bool:
@@ -231,6 +261,10 @@ class ArtifactStore:
     async def content(self, artifact: Artifact) -> bytes:
         """The bytes of an artifact's file. Raises ArtifactMissingError."""
         return await offload(self._folder.read, artifact.path, artifact.digest)
+
+    def path(self, artifact: Artifact) -> Path | None:
+        """The file of an artifact, None when there is none; it may go at any time. Blocking."""
+        return self._folder.resolve(artifact.path)
 
     def _read(self, artifact: Artifact) -> FileTree:
         return unpack(self._folder.read(artifact.path, artifact.digest), backslashes=True)

@@ -5,21 +5,18 @@ A part of the source controller. Knows `spec/source.md` 5; the protocol itself i
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping
 
 from gitopsd.api.meta import Artifact, ConditionType, Reason
 from gitopsd.api.resource import Resource
 from gitopsd.api.source import GitRepository
 from gitopsd.artifact.ignore import IgnoreError, apply_ignore
-from gitopsd.controllers.source import Fetched, SourceError, Unchanged, outdated
+from gitopsd.controllers.source import Fetched, Services, SourceError, Unchanged, outdated
 from gitopsd.errors import GitopsdError
 from gitopsd.fetch.auth import GitAuth, git_auth, refuse_plain_http
 from gitopsd.fetch.errors import FetchError
 from gitopsd.fetch.git import GitFetcher, GitRef, GitRequest
 from gitopsd.fetch.giturl import parse
-from gitopsd.krm.objects import Obj
-from gitopsd.kube.client import KubeClient
 from gitopsd.runtime.status import StatusSession
 from gitopsd.tasks import offload
 
@@ -30,11 +27,20 @@ class GitSource:
     """The Git kind of source."""
 
     model: type[Resource] = GitRepository
+    link = ""
+    failures = (
+        ConditionType.STORAGE_OPERATION_FAILED,
+        ConditionType.FETCH_FAILED,
+        ConditionType.INCLUDE_UNAVAILABLE,
+    )
 
-    def __init__(self, client: KubeClient, fetcher: GitFetcher, *, allow_http: bool) -> None:
-        self._client = client
+    def __init__(self, services: Services, fetcher: GitFetcher) -> None:
+        self._services = services
         self._fetcher = fetcher
-        self._allow_http = allow_http
+
+    def is_static(self, source: GitRepository) -> bool:
+        """Never."""
+        return False
 
     def unsupported(self, source: GitRepository) -> str:
         """The first field that asks for what comes later."""
@@ -51,6 +57,9 @@ class GitSource:
         self, source: GitRepository, current: Artifact | None, status: StatusSession
     ) -> Fetched | Unchanged:
         """Look what the remote has; fetch it unless it is stored in just this form."""
+        unsupported = self.unsupported(source)
+        if unsupported:
+            raise SourceError(None, "NotSupported", f"{unsupported} is not supported yet", stalls=True)
         try:
             request = await self._request(source)
             revision = await self._fetcher.resolve(request)
@@ -71,7 +80,7 @@ class GitSource:
         return Fetched(
             revision=found.revision,
             file_name=f"{found.commit}.tar.gz",
-            tree=tree,
+            content=tree,
             stored=f"stored artifact for revision '{found.revision}'",
             told=f"stored artifact for commit '{_cut(found.message_subject)}'",
             observed=_observed(source),
@@ -92,7 +101,7 @@ class GitSource:
         spec = source.spec
         url = parse(spec.url)
         auth = await self._auth(source)
-        if not self._allow_http:
+        if not self._services.settings.insecure_allow_http:
             refuse_plain_http(url, auth)
         ref = spec.ref
         return GitRequest(
@@ -121,18 +130,14 @@ class GitSource:
 
     async def _secret(self, namespace: str, name: str, problem: str) -> Mapping[str, bytes]:
         try:
-            secret = await self._client.get(f"/api/v1/namespaces/{namespace}/secrets/{name}")
+            secret = await self._services.secrets.get(namespace, name)
         except GitopsdError as error:
             message = f"{problem}{error}"
             raise SourceError(ConditionType.FETCH_FAILED, Reason.AUTHENTICATION_FAILED, message) from error
-        return _data(secret)
+        return secret.data
 
 
 _PROXY_UNREADABLE = "failed to configure proxy options: failed to get secret '{}': "
-
-
-def _data(secret: Obj) -> dict[str, bytes]:
-    return {key: base64.b64decode(value) for key, value in (secret.get("data") or {}).items()}
 
 
 def _cut(subject: str) -> str:
@@ -144,6 +149,7 @@ def _unchanged(revision: str) -> Unchanged:
         stored=f"stored artifact for revision '{revision}'",
         told=f"no changes since last reconciliation: observed revision '{revision}'",
         recovered=f"stored artifact for commit '{revision}'",
+        told_reason=Reason.GIT_OPERATION_SUCCEEDED,
     )
 
 

@@ -7,8 +7,9 @@ how to see cheaply what the remote has, how to fetch it, and what to say about i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Generic, NamedTuple, Protocol, TypeVar
 
 import msgspec
@@ -16,12 +17,21 @@ import structlog
 
 from gitopsd.api.meta import FINALIZER, SOURCE_COMPONENT, SOURCE_GROUP, Artifact, ConditionType, Reason
 from gitopsd.api.resource import DecodeError, Resource
-from gitopsd.artifact.store import ArtifactStore, StoreError
+from gitopsd.artifact.store import ArtifactStore, Step, StoreError
 from gitopsd.artifact.tree import FileTree
 from gitopsd.controllers import broken
+from gitopsd.controllers.secrets import Secrets
+from gitopsd.engine import Engine
 from gitopsd.errors import ReconcileError, RetryError, StallError, WaitError
+from gitopsd.fetch.cloud.tokens import CloudTokens
+from gitopsd.fetch.helmindex import Indexes
+from gitopsd.fetch.http import HttpClient
+from gitopsd.fetch.imageverify import ImageVerifier
+from gitopsd.fetch.registry import Registry
 from gitopsd.krm.objects import Obj, ObjectKey, get_in
+from gitopsd.kube.client import KubeClient
 from gitopsd.kube.informer import Informer
+from gitopsd.kube.lister import Lister
 from gitopsd.runtime.controller import Result, Run, jittered
 from gitopsd.runtime.recorder import EventType, Recorder
 from gitopsd.runtime.status import StatusOwner, StatusSession
@@ -35,19 +45,49 @@ S_contra = TypeVar("S_contra", bound=Resource, contravariant=True)
 
 # A remote that has not given everything after so long (seconds) keeps no other source waiting.
 _PATIENCE = 2.0
-_FAILURES = (ConditionType.STORAGE_OPERATION_FAILED, ConditionType.FETCH_FAILED, ConditionType.INCLUDE_UNAVAILABLE)
+_NOT_STORED = "unable to archive artifact to storage"
+
+
+@dataclass(frozen=True)
+class Services:
+    """What the kinds of sources work with; one for the whole source controller."""
+
+    client: KubeClient
+    settings: Settings
+    store: ArtifactStore
+    engine: Engine
+    recorder: Recorder
+    web: HttpClient
+    secrets: Secrets
+    registry: Registry
+    indexes: Indexes
+    cloud: CloudTokens
+    verifier: ImageVerifier
+    listers: Mapping[str, Lister[Obj]]  # by kind
+
+    def event(self, obj: Obj, event_type: EventType, reason: str, message: str) -> None:
+        """Tell something about an object besides what the pipeline tells."""
+        self.recorder.event(SOURCE_COMPONENT, obj, event_type, reason, message, None)
 
 
 @dataclass(frozen=True)
 class Fetched:
-    """What a fetch brought: a tree, how it is called, and what is said about it."""
+    """What a fetch brought, how it is called, and what is said about it.
+
+    A tree is stored as an archive, bytes as they are; a path is a file of `ArtifactStore.spool`, which the store takes.
+    """
 
     revision: str
     file_name: str
-    tree: FileTree
+    content: FileTree | bytes | Path
     stored: str  # message of ArtifactInStorage
     told: str  # message of the event
+    reason: str = Reason.SUCCEEDED  # of ArtifactInStorage
+    event_reason: str = Reason.NEW_ARTIFACT
+    recovered_reason: str = Reason.SUCCEEDED  # of the event when only a failure ended, and the bytes are the same
     observed: Mapping[str, object] = field(default_factory=dict)  # status fields that go with the new artifact
+    metadata: Mapping[str, str] = field(default_factory=dict)
+    not_stored: str = _NOT_STORED  # begins the message when the storage fails
 
 
 class Unchanged(NamedTuple):
@@ -56,14 +96,17 @@ class Unchanged(NamedTuple):
     stored: str  # message of ArtifactInStorage
     told: str  # message of the event that says so
     recovered: str  # message of the event when the run before had failed
+    reason: str = Reason.SUCCEEDED  # of ArtifactInStorage
+    told_reason: str = Reason.ARTIFACT_UP_TO_DATE
+    event_reason: str = Reason.SUCCEEDED  # of the event when the run before had failed
 
 
 class Told(NamedTuple):
-    """What the events of a good run may say: that nothing moved, or what was stored."""
+    """What the event of a good run may say: that something was stored, that a failure ended, that nothing moved."""
 
-    unchanged: str
-    stored: str
-    is_new: bool
+    new: tuple[str, str] | None
+    recovered: tuple[str, str]
+    unchanged: tuple[str, str]
 
 
 class SourceKind(Protocol[S_contra]):
@@ -73,8 +116,16 @@ class SourceKind(Protocol[S_contra]):
     def model(self) -> type[Resource]:
         """The kind's type."""
 
-    def unsupported(self, source: S_contra) -> str:
-        """The first field that asks for what this version cannot do, empty when there is none."""
+    @property
+    def link(self) -> str:
+        """The name beside the artifact that always stands for the newest one; empty for none."""
+
+    @property
+    def failures(self) -> tuple[ConditionType, ...]:
+        """The conditions whose end is worth an event (`spec/source.md` 2.6)."""
+
+    def is_static(self, source: S_contra) -> bool:
+        """Whether the object is only data for others: nothing is fetched, and its status is empty."""
 
     async def fetch(self, source: S_contra, current: Artifact | None, status: StatusSession) -> Fetched | Unchanged:
         """Fetch what the source points at, unless `current` is just that.
@@ -84,12 +135,42 @@ class SourceKind(Protocol[S_contra]):
 
 
 class SourceError(ReconcileError):
-    """A run that failed with a condition of its own."""
+    """A run that failed with a condition of its own; without one, Ready tells only that it will be tried again.
 
-    def __init__(self, condition: ConditionType, reason: str, message: str, *, stalls: bool = False) -> None:
+    It is tried again with a growing delay, unless it `stalls`, or `waits` so many seconds because nothing is wrong.
+    `again_in` (seconds) replaces the growing delay. A `quiet` one is told by no event. `told` is what the event and
+    the Stalled condition say where they differ from the condition: reason and message.
+    """
+
+    def __init__(
+        self,
+        condition: ConditionType | None,
+        reason: str,
+        message: str,
+        *,
+        stalls: bool = False,
+        waits: float | None = None,
+        again_in: float | None = None,
+        quiet: bool = False,
+        told: tuple[str, str] | None = None,
+    ) -> None:
         super().__init__(reason, message)
         self.condition = condition
         self.stalls = stalls
+        self.waits = waits
+        self.again_in = again_in
+        self.quiet = quiet
+        self.told = told or (reason, self.message)
+
+    @property
+    def outcome(self) -> ReconcileError:
+        """What the queue is told."""
+        reason, message = self.told
+        if self.stalls:
+            return StallError(reason, message)
+        if self.waits is not None:
+            return WaitError(reason, message, again_in=self.waits)
+        return RetryError(reason, message, again_in=self.again_in)
 
 
 @dataclass(frozen=True)
@@ -102,6 +183,31 @@ class Parts:
     status: StatusOwner
     tasks: TaskScope
     settings: Settings
+
+
+class SourceFollower:
+    """Knows of sources which news of other sources they have seen, for `runtime.triggers`."""
+
+    _WAITING = frozenset((Reason.NO_SOURCE_ARTIFACT, Reason.SOURCE_UNAVAILABLE, Reason.NO_ARTIFACT, Reason.NOT_FOUND))
+
+    def __init__(self, parts: Parts, has_seen: Callable[[Obj, str], bool]) -> None:
+        """`has_seen(obj, revision)` tells whether the object's status speaks of that revision already."""
+        self._parts = parts
+        self._has_seen = has_seen
+
+    def has_attempted(self, key: ObjectKey, revision: str) -> bool:
+        """Whether the status of `key` speaks of `revision` already."""
+        obj = self._newest(key)
+        return obj is not None and self._has_seen(obj, revision)
+
+    def waits_for_dependency(self, key: ObjectKey) -> bool:
+        """Whether the last run of `key` ended because something it needs was not there."""
+        conditions = get_in(self._newest(key), "status", "conditions", default=[])
+        return any(row.get("status") == "True" and row.get("reason") in self._WAITING for row in conditions)
+
+    def _newest(self, key: ObjectKey) -> Obj | None:
+        cached = self._parts.informer.lister.get(key)
+        return None if cached is None else self._parts.status.newest(cached)
 
 
 class SourceReconciler(Generic[S]):
@@ -124,6 +230,8 @@ class SourceReconciler(Generic[S]):
             source: S = self._kind.model.from_object(obj)  # type: ignore[assignment]
         except DecodeError as error:
             await broken.report(obj, error, parts.status, parts.recorder, parts.tasks, component=SOURCE_COMPONENT)
+        if self._kind.is_static(source):
+            return await self._rest(run.key, obj)
         if not source.metadata.has_finalizer:
             obj = await parts.status.add_finalizer(obj)
         async with parts.status.session(obj, parts.tasks) as status:
@@ -137,10 +245,10 @@ class SourceReconciler(Generic[S]):
                 told = await self._attempt(run, source, status)
             except ReconcileError as error:
                 await self._conclude_failed(status, error)
-                raise _outcome(error) from error
+                raise (error.outcome if isinstance(error, SourceError) else error) from error
             self._conclude(status)
             await status.finish()
-        self._tell(run.key, status, told, {condition.type for condition in before if condition.is_true})
+        self._tell(status, told, {condition.type for condition in before if condition.is_true})
         self._parts.store.announce(run.key)
         interval: float = source.spec.interval_seconds  # type: ignore[attr-defined]
         if interval <= 0:
@@ -164,19 +272,20 @@ class SourceReconciler(Generic[S]):
             status.progress()
 
     async def _attempt(self, run: Run, source: S, status: StatusSession) -> Told:
-        key = run.key
-        unsupported = self._kind.unsupported(source)
-        if unsupported:
-            raise StallError("NotSupported", f"{unsupported} is not supported yet")
-        current = await self._stored(key, status)
+        current = await self._stored(run.key, status)
         async with run.lending_slot(_PATIENCE):
             fetched = await self._kind.fetch(source, current, status)
         status.delete(ConditionType.FETCH_FAILED)
         if isinstance(fetched, Unchanged):
-            self._in_storage(status, fetched.stored)
-            return Told(fetched.told, fetched.recovered, is_new=False)
-        is_new = await self._store(key, fetched, status)
-        return Told(f"artifact up-to-date with remote revision: '{fetched.revision}'", fetched.told, is_new)
+            self._in_storage(status, fetched.reason, fetched.stored)
+            return Told(None, (fetched.event_reason, fetched.recovered), (fetched.told_reason, fetched.told))
+        is_new = await self._store(run.key, fetched, status)
+        unchanged = f"artifact up-to-date with remote revision: '{fetched.revision}'"
+        return Told(
+            (fetched.event_reason, fetched.told) if is_new else None,
+            (fetched.recovered_reason, fetched.told),
+            (Reason.ARTIFACT_UP_TO_DATE, unchanged),
+        )
 
     async def _stored(self, key: ObjectKey, status: StatusSession) -> Artifact | None:
         """The artifact that is recorded and really there (the storage step of `spec/source.md` 2.2)."""
@@ -192,9 +301,13 @@ class SourceReconciler(Generic[S]):
             ) from error
         if current is not None and is_there:
             status.fields["artifact"] = dict(recorded) | {"url": store.url(current.path)}
+            if self._kind.link:
+                status.fields["url"] = store.link_url(key, self._kind.link)
             return current
         message = "building artifact" if current is None else "building artifact: disappeared from storage"
         status.fields.pop("artifact", None)
+        if self._kind.link:
+            status.fields.pop("url", None)
         status.delete(ConditionType.ARTIFACT_IN_STORAGE)
         building(status, message)
         return None
@@ -202,12 +315,9 @@ class SourceReconciler(Generic[S]):
     async def _store(self, key: ObjectKey, fetched: Fetched, status: StatusSession) -> bool:
         """Put the files into the storage and the artifact into the status; True when its bytes are new."""
         try:
-            artifact = await self._parts.store.put(key, fetched.revision, fetched.file_name, fetched.tree)
+            artifact = await self._put(key, fetched)
         except StoreError as error:
-            message = f"unable to archive artifact to storage: {error}"
-            raise SourceError(
-                ConditionType.STORAGE_OPERATION_FAILED, Reason.ARCHIVE_OPERATION_FAILED, message
-            ) from error
+            raise _storage_failure(error, fetched) from error
         old = status.obj.get("status", {}).get("artifact") or {}
         status.fields["artifact"] = artifact.to_builtins()
         for name, value in fetched.observed.items():
@@ -215,12 +325,31 @@ class SourceReconciler(Generic[S]):
                 status.fields.pop(name, None)
             else:
                 status.fields[name] = value
-        self._in_storage(status, fetched.stored)
+        self._in_storage(status, fetched.reason, fetched.stored)
+        if self._kind.link:
+            await self._link(key, artifact, status)
         return old.get("digest") != artifact.digest
 
-    def _in_storage(self, status: StatusSession, message: str) -> None:
+    async def _put(self, key: ObjectKey, fetched: Fetched) -> Artifact:
+        store = self._parts.store
+        content, name = fetched.content, fetched.file_name
+        if isinstance(content, Path):
+            return await store.put_file(key, fetched.revision, name, content, metadata=fetched.metadata)
+        if isinstance(content, bytes):
+            return await store.put_bytes(key, fetched.revision, name, content, metadata=fetched.metadata)
+        return await store.put(key, fetched.revision, name, content, metadata=fetched.metadata)
+
+    async def _link(self, key: ObjectKey, artifact: Artifact, status: StatusSession) -> None:
+        """Let the newest artifact be found under a name that stays; best effort, as upstream."""
+        try:
+            status.fields["url"] = await self._parts.store.link(key, artifact, self._kind.link)
+        except StoreError as error:
+            text = f"failed to update status URL symlink: {error}"
+            self._event(status.obj, "Trace", Reason.SYMLINK_UPDATE_FAILED, text)
+
+    def _in_storage(self, status: StatusSession, reason: str, message: str) -> None:
         status.delete(ConditionType.ARTIFACT_OUTDATED, ConditionType.STORAGE_OPERATION_FAILED)
-        status.mark(ConditionType.ARTIFACT_IN_STORAGE, "True", Reason.SUCCEEDED, message)
+        status.mark(ConditionType.ARTIFACT_IN_STORAGE, "True", reason, message)
 
     # -- the end of a run --------------------------------------------------------------------------------------
 
@@ -232,17 +361,23 @@ class SourceReconciler(Generic[S]):
 
     async def _conclude_failed(self, status: StatusSession, error: ReconcileError) -> None:
         """The table of `spec/source.md` 2.3, and the event of a failure."""
+        reason, message = error.reason, error.message
+        is_quiet, is_waiting = False, isinstance(error, WaitError)
         if isinstance(error, SourceError):
-            status.mark(error.condition, "True", error.reason, error.message)
+            if error.condition is not None:
+                status.mark(error.condition, "True", error.reason, error.message)
+            reason, message = error.told
+            is_quiet, is_waiting = error.quiet, error.waits is not None
         if _stalls(error):
-            status.mark_stalled(error.reason, error.message)
+            status.mark_stalled(reason, message)
             status.fields["observedGeneration"] = status.generation
         else:
             status.delete(ConditionType.STALLED)
             status.conditions = status.retrying()
         status.handled()
         status.summarise(self._kind.model.SUMMARISED)
-        self._event(status.obj, "Trace" if isinstance(error, WaitError) else "Warning", error.reason, error.message)
+        if not is_quiet:
+            self._event(status.obj, "Trace" if is_waiting else "Warning", reason, message)
         await status.finish()
 
     async def _conclude_suspended(self, status: StatusSession) -> None:
@@ -253,24 +388,41 @@ class SourceReconciler(Generic[S]):
             status.delete(ConditionType.STALLED)
         await status.finish()
 
-    def _tell(self, key: ObjectKey, status: StatusSession, told: Told, before: set[str]) -> None:
+    def _tell(self, status: StatusSession, told: Told, before: set[str]) -> None:
         """The events of a good run (`spec/source.md` 2.6); that nothing moved is told only to those who asked."""
         artifact = status.fields["artifact"]
         annotations = {
             f"{SOURCE_GROUP}/revision": str(artifact["revision"]),
             f"{SOURCE_GROUP}/digest": str(artifact["digest"]),
         }
-        if told.is_new:
-            log.info(told.stored)
-            self._event(status.obj, "Normal", Reason.NEW_ARTIFACT, told.stored, annotations)
-        elif before.intersection(_FAILURES):
-            log.info(told.stored)
-            self._event(status.obj, "Normal", Reason.SUCCEEDED, told.stored, annotations)
+        if told.new is not None:
+            log.info(told.new[1])
+            self._event(status.obj, "Normal", *told.new, annotations)
+        elif before.intersection(self._kind.failures):
+            log.info(told.recovered[1])
+            self._event(status.obj, "Normal", *told.recovered, annotations)
         elif status.requested_at is not None and status.requested_at != get_in(
             status.obj, "status", "lastHandledReconcileAt"
         ):
-            reason = Reason.GIT_OPERATION_SUCCEEDED if key.kind == "GitRepository" else Reason.ARTIFACT_UP_TO_DATE
-            self._event(status.obj, "Trace", reason, told.unchanged)
+            self._event(status.obj, "Trace", *told.unchanged)
+
+    async def _rest(self, key: ObjectKey, obj: Obj) -> Result:
+        """An object that is only data: nothing of ours stays on it (`spec/source.md` 7.3)."""
+        parts = self._parts
+        if get_in(obj, "spec", "suspend"):
+            return Result()
+        try:
+            await parts.store.drop(key)
+        except StoreError as error:
+            raise RetryError(Reason.GARBAGE_COLLECTION_FAILED, str(error)) from error
+        async with parts.status.session(obj, parts.tasks) as status:
+            status.fields.clear()
+            status.conditions = ()
+            await status.finish()
+        obj = parts.status.newest(obj)
+        if FINALIZER in get_in(obj, "metadata", "finalizers", default=[]):
+            await parts.status.remove_finalizer(obj)
+        return Result()
 
     async def _finalize(self, key: ObjectKey, obj: Obj) -> Result:
         """Drop the artifacts, then let the object go; also when it is suspended, or cannot be read."""
@@ -317,9 +469,10 @@ def _stalls(error: ReconcileError) -> bool:
     return isinstance(error, StallError) or (isinstance(error, SourceError) and error.stalls)
 
 
-def _outcome(error: ReconcileError) -> ReconcileError:
-    """What the queue is told: a source error retries with a growing delay, or waits for a change of the object."""
-    if not isinstance(error, SourceError):
-        return error
-    kind = StallError if error.stalls else RetryError
-    return kind(error.reason, error.message)
+def _storage_failure(error: StoreError, fetched: Fetched) -> SourceError:
+    """The conditions of a storage that fails (`spec/source.md` 5.7)."""
+    if error.step is Step.DIRECTORY:
+        reason, what = Reason.DIRECTORY_CREATION_FAILED, "failed to create artifact directory"
+    else:
+        reason, what = Reason.ARCHIVE_OPERATION_FAILED, fetched.not_stored
+    return SourceError(ConditionType.STORAGE_OPERATION_FAILED, reason, f"{what}: {error}")

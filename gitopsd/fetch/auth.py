@@ -15,6 +15,7 @@ from urllib.parse import quote, quote_plus
 from gitopsd.api.meta import Reason
 from gitopsd.fetch.errors import FetchError
 from gitopsd.fetch.giturl import GitURL, parse
+from gitopsd.fetch.http import TlsIdentity
 from gitopsd.fetch.proxy import Proxy, proxy_from_secret
 
 _SSH_USER = "git"
@@ -47,8 +48,7 @@ class GitAuth:
             return f"Bearer {self.bearer}"
         if not self.username and not self.password:
             return ""
-        pair = f"{self.username}:{self.password}".encode("utf-8", "surrogateescape")
-        return "Basic " + base64.b64encode(pair).decode()
+        return basic(self.username, self.password)
 
     @property
     def secrets(self) -> tuple[str, ...]:
@@ -59,6 +59,27 @@ class GitAuth:
         if self.proxy is not None:
             found += [self.proxy.password, self.proxy.authorization.partition(" ")[2]]
         return tuple(secret for secret in found if secret)
+
+
+def basic(username: str, password: str) -> str:
+    """The value of an Authorization header for a user name and a password."""
+    pair = f"{username}:{password}".encode("utf-8", "surrogateescape")
+    return "Basic " + base64.b64encode(pair).decode()
+
+
+def tls_identity(data: Mapping[str, bytes], *, secret: str = "") -> TlsIdentity:
+    """Read a certSecretRef's data, keys of the older form included (spec/source.md 11.1).
+
+    `secret` is its `namespace/name`. Raises ValueError with a text that is safe to show.
+    """
+    cert = data.get("tls.crt") or data.get("certFile", b"")
+    key = data.get("tls.key") or data.get("keyFile", b"")
+    ca = data.get("ca.crt") or data.get("caFile", b"")
+    if bool(cert) != bool(key):
+        raise ValueError(f"invalid TLS secret '{secret}': 'tls.crt' and 'tls.key' must be set together")
+    if not cert and not ca:
+        raise ValueError(f"invalid TLS secret '{secret}': it holds neither 'ca.crt' nor 'tls.crt' and 'tls.key'")
+    return TlsIdentity(ca=ca, cert=cert, key=key)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,28 @@
+"""Buckets for the source pipeline."""
+
+from __future__ import annotations
+
+from gitopsd.api.meta import Artifact, ConditionType
+from gitopsd.api.resource import Resource
+from gitopsd.api.source import Bucket
+from gitopsd.controllers.source import Fetched, Services, SourceError, Unchanged
+from gitopsd.runtime.status import StatusSession
+
+
+class BucketSource:
+    """The Bucket kind of source."""
+
+    model: type[Resource] = Bucket
+    link = "latest.tar.gz"
+    failures = (ConditionType.STORAGE_OPERATION_FAILED, ConditionType.FETCH_FAILED)
+
+    def __init__(self, services: Services) -> None:
+        self._services = services
+
+    def is_static(self, source: Bucket) -> bool:
+        """Never."""
+        return False
+
+    async def fetch(self, source: Bucket, current: Artifact | None, status: StatusSession) -> Fetched | Unchanged:
+        """Not supported yet."""
+        raise SourceError(None, "NotSupported", "Bucket is not supported yet", stalls=True)
