@@ -173,12 +173,15 @@ class Answer:
         """The whole body. Raises RemoteError when it is longer than `limit` bytes."""
         return b"".join([piece async for piece in self.pieces(limit, what)])
 
-    async def pieces(self, limit: int, what: str = "answer") -> AsyncIterator[bytes]:
-        """The body, piece by piece. Raises RemoteError when it is longer than `limit` bytes."""
+    async def pieces(self, limit: int, what: str = "answer", *, as_sent: bool = False) -> AsyncIterator[bytes]:
+        """The body, piece by piece. Raises RemoteError when it is longer than `limit` bytes.
+
+        `as_sent` leaves a Content-Encoding alone: of an object in a bucket it is part of what was put there.
+        """
         announced = self._response.content_length
-        if announced is not None and announced > limit and "Content-Encoding" not in self.headers:
+        if announced is not None and announced > limit and (as_sent or "Content-Encoding" not in self.headers):
             raise _too_large(what, limit)
-        source = body_of(self._response)
+        source = partial(_read, self._response) if as_sent else body_of(self._response)
         left = limit
         while piece := await source():
             left -= len(piece)
