@@ -11,7 +11,7 @@ import gc
 import resource
 import signal
 import sys
-from collections.abc import AsyncIterator, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -37,6 +37,7 @@ from gitopsd.controllers.helmchart import HelmChartSource
 from gitopsd.controllers.helmrepository import HelmRepositorySource
 from gitopsd.controllers.oci import OCISource
 from gitopsd.controllers.secrets import Secrets
+from gitopsd.controllers.source_references import chart_source_of, has_included, has_seen_source, includes_of
 from gitopsd.engine import Engine, EngineSettings
 from gitopsd.errors import GitopsdError
 from gitopsd.fetch.cloud.tokens import CloudTokens
@@ -76,11 +77,21 @@ _KINDS: tuple[type[Model], ...] = (
     HelmRelease,
 )
 _SOURCE_KINDS = ("GitRepository", "OCIRepository", "Bucket", "ExternalArtifact")
+_CHART_SOURCES = ("GitRepository", "HelmRepository", "Bucket")
 _FLUSH_SECONDS = 3.0
 _RETRY_JITTER = 0.1
 _SYNC_HINT_SECONDS = 10.0
 _MOST_FILES = 65536
 _COLLECT_AFTER = 20_000  # net new containers
+
+
+@dataclass(frozen=True)
+class Dependents:
+    """Objects of one kind that refer to sources, and who works on them."""
+
+    informer: Informer[Obj]
+    queue: WorkQueue[ObjectKey]
+    follower: triggers.Follower
 
 
 @dataclass(frozen=True)
@@ -98,6 +109,7 @@ class Shared:
     informers: dict[str, Informer[Obj]]
     web: HttpClient
     git: GitFetcher
+    dependents: list[Dependents]
 
     def status(self, model: type[Model], manager: str) -> StatusOwner:
         """How one kind's status is written."""
@@ -234,8 +246,10 @@ async def _control(
         informers=informers,
         web=outside[0],
         git=outside[1],
+        dependents=[],
     )
     controllers = [*_source_controllers(shared), _kustomization_controller(shared), _release_controller(shared)]
+    tasks.start("announcements", _announcements(store, shared.dependents), essential=True)
     _watch_definitions(shared)
     for kind, informer in informers.items():
         tasks.start(f"informer {kind}", informer.run(), essential=True)
@@ -294,14 +308,26 @@ def _source_controllers(shared: Shared) -> list[Controller]:
     services = _source_services(shared)
     git = _source_controller(shared, GitSource(services, shared.git))
     charts = _source_controller(shared, HelmChartSource(services))
-    return [
-        git.controller,
-        charts.controller,
-        *(
-            _source_controller(shared, kind).controller
-            for kind in (OCISource(services), HelmRepositorySource(services), BucketSource(services))
-        ),
-    ]
+    _follow_sources(shared, git, ("GitRepository",), includes_of, has_included)
+    _follow_sources(shared, charts, _CHART_SOURCES, chart_source_of, has_seen_source)
+    others = (OCISource(services), HelmRepositorySource(services), BucketSource(services))
+    return [git.controller, charts.controller, *(_source_controller(shared, kind).controller for kind in others)]
+
+
+def _follow_sources(
+    shared: Shared,
+    dependents: _SourceController,
+    kinds: Sequence[str],
+    sources_of: Callable[[Obj], Iterable[ObjectKey]],
+    has_seen: Callable[[Obj, str], bool],
+) -> None:
+    """Wake sources that are made of other sources."""
+    informer, queue = dependents.parts.informer, dependents.controller.queue
+    follower = source.SourceFollower(dependents.parts, has_seen)
+    informer.index(triggers.SOURCE_INDEX, sources_of)
+    for kind in kinds:
+        triggers.source_changes(shared.informers[kind], informer, queue, follower)
+    shared.dependents.append(Dependents(informer, queue, follower))
 
 
 def _source_services(shared: Shared) -> source.Services:
@@ -401,7 +427,7 @@ def _follow(
     for one in sources.values():
         triggers.source_changes(one, informer, queue, reconciler)
     triggers.dependency_changes(informer, queue, reconciler)
-    shared.tasks.start("announcements", _announcements(shared.store, informer, queue, reconciler), essential=True)
+    shared.dependents.append(Dependents(informer, queue, reconciler))
     settings = shared.settings
     if settings.feature_gates["DisableConfigWatchers"]:
         return
@@ -417,15 +443,14 @@ def _follow(
         shared.informers[kind] = configs
 
 
-async def _announcements(
-    store: ArtifactStore, informer: Informer[Obj], queue: WorkQueue[ObjectKey], follower: triggers.Follower
-) -> None:
+async def _announcements(store: ArtifactStore, dependents: Sequence[Dependents]) -> None:
     """Hand the news of a stored artifact to its consumers, without the way over the API server."""
     while True:
         key = await store.announcements.get()
         artifact = store.announced(key)
         if artifact is not None:
-            triggers.wake_dependents(key, artifact.revision, informer, queue, follower)
+            for one in dependents:
+                triggers.wake_dependents(key, artifact.revision, one.informer, one.queue, one.follower)
 
 
 def _calm_the_collector() -> None:

@@ -202,8 +202,9 @@ class SourceFollower:
 
     def waits_for_dependency(self, key: ObjectKey) -> bool:
         """Whether the last run of `key` ended because something it needs was not there."""
-        conditions = get_in(self._newest(key), "status", "conditions", default=[])
-        return any(row.get("status") == "True" and row.get("reason") in self._WAITING for row in conditions)
+        found = get_in(self._newest(key), "status", "conditions")
+        rows = found if isinstance(found, list) else []
+        return any(get_in(row, "status") == "True" and get_in(row, "reason") in self._WAITING for row in rows)
 
     def _newest(self, key: ObjectKey) -> Obj | None:
         cached = self._parts.informer.lister.get(key)
