@@ -1,69 +1,374 @@
 """OCI registries (the "distribution" API): tags, manifests, blobs and what refers to them.
 
-Knows the API and who may be told which credentials; refuses to know what artifacts mean.
+Theory of operation. `registrydoor` gets a request to the registry, with what the registry wants to see. Content is
+found by digest: a tag is resolved once, and everything after that is asked for by digest, so that a tag which moves
+meanwhile mixes nothing. Equal questions at one time, by the same credentials, are asked once.
+
+Knows the API; refuses to know what artifacts mean. Invariants: every manifest and blob that leaves has the digest it
+was asked by; everything read is bounded (spec/hostile-inputs.md F14); every call ends within `access.timeout`.
 """
 
 from __future__ import annotations
 
+import asyncio
+import copy
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any, BinaryIO, Final, TypeVar, cast
+from urllib.parse import quote, urljoin, urlsplit
 
-from gitopsd.fetch.http import HttpClient
-from gitopsd.fetch.registryaddress import Repository, parse_repository
+import msgspec
+
+from gitopsd.fetch.errors import RemoteError, printable
+from gitopsd.fetch.flights import Flights
+from gitopsd.fetch.http import Answer, HttpClient, origin_of
+from gitopsd.fetch.registryaddress import Repository, check_reference, is_digest, is_tag, parse_repository
+from gitopsd.fetch.registryanswers import RegistryError, refusal
 from gitopsd.fetch.registryauth import RegistryAccess
-from gitopsd.fetch.registrymanifest import Descriptor, Manifest
+from gitopsd.fetch.registrydoor import Doors
+from gitopsd.fetch.registrymanifest import (
+    ACCEPT,
+    IMAGES,
+    INDEXES,
+    MANIFEST_LIMIT,
+    OCI_INDEX,
+    Descriptor,
+    Manifest,
+    digest_of,
+    parse_manifest,
+)
+from gitopsd.fetch.tls import TLSMaterialError
+from gitopsd.tasks import offload
 
 __all__ = ["Descriptor", "Manifest", "Registry", "RegistryAccess", "RegistryError", "Repository", "parse_repository"]
 
-from gitopsd.fetch.errors import RemoteError
+T = TypeVar("T")
+
+MOST_TAGS: Final = 100_000
+MOST_REFERRERS: Final = 10_000
+_PAGE_LIMIT: Final = 16 << 20
+_MOST_PAGES: Final = 1000
+_TAGS_A_PAGE: Final = 1000
+_DEEPEST_INDEX: Final = 3
+_PLATFORM: Final = "linux/amd64"
+_PIECE: Final = 1 << 20
+# Bytes that are hashed or decoded in a few milliseconds.
+_QUICK: Final = 256 << 10
+# Without an answer to these, asking in another way would only ask the same again.
+_FINAL: Final = frozenset((401, 403, 429))
+_NO_REFERRERS: Final = frozenset((400, 404, 405, 406, 501))
 
 
-class RegistryError(RemoteError):
-    """The registry answered with an error; `status` is the HTTP status (404: there is no such thing)."""
-
-    def __init__(self, message: str, status: int) -> None:
-        super().__init__(message)
-        self.status = status
+class _TagList(msgspec.Struct):
+    tags: list[str] | None = None
 
 
 class Registry:
-    """Asks registries. One for the daemon; equal questions at one time are asked once. Everything raises RemoteError.
-
-    Each call takes at most `access.timeout` seconds.
-    """
+    """Asks registries. One for the daemon. Everything raises RemoteError, RegistryError for a registry's refusal."""
 
     def __init__(self, web: HttpClient) -> None:
-        self._web = web
+        self._doors = Doors(web)
+        self._flights: Flights[Any] = Flights()
+
+    # -- tags ----------------------------------------------------------------------------------------------------------
 
     async def tags(self, repository: Repository, access: RegistryAccess) -> list[str]:
         """All tags, in the registry's order."""
-        raise NotImplementedError
+        return list(await self._shared(("tags", repository, access), lambda: self._tags(repository, access), access))
+
+    async def _tags(self, repository: Repository, access: RegistryAccess) -> list[str]:
+        found: list[str] = []
+        async for page in self._pages(repository, f"/v2/{repository.path}/tags/list?n={_TAGS_A_PAGE}", access):
+            found += _decoded(page, _TagList).tags or []
+            if len(found) > MOST_TAGS:
+                raise RemoteError(f"the repository has more than {MOST_TAGS} tags", rule="tags")
+        return [tag for tag in dict.fromkeys(found) if is_tag(tag)]
+
+    async def _pages(self, repository: Repository, path: str, access: RegistryAccess) -> AsyncIterator[bytes]:
+        """The bodies of a list's pages, each naming the next."""
+        asked: set[str] = set()
+        while path:
+            if path in asked or len(asked) >= _MOST_PAGES:
+                raise RemoteError("the registry's list does not end", rule="pages")
+            asked.add(path)
+            async with self._ask("GET", repository, path, access) as answer:
+                if answer.status != 200:
+                    raise await refusal(answer, f"GET {repository.host}{path.partition('?')[0]}")
+                body = await answer.read(_PAGE_LIMIT, "list")
+                path = _next_page(answer)
+            yield body
+
+    # -- manifests -----------------------------------------------------------------------------------------------------
 
     async def resolve(self, repository: Repository, reference: str, access: RegistryAccess) -> Descriptor:
         """What a tag or digest stands for now, asked without its content where the registry can do that."""
-        raise NotImplementedError
+        key = ("resolve", repository, reference, access)
+        return await self._shared(key, lambda: self._resolve(repository, reference, access), access)
+
+    async def _resolve(self, repository: Repository, reference: str, access: RegistryAccess) -> Descriptor:
+        path = _manifest_path(repository, reference)
+        async with self._ask("HEAD", repository, path, access, {"Accept": ACCEPT}) as answer:
+            found = _described(answer, reference)
+            if answer.status in _FINAL:
+                raise await refusal(answer, f"HEAD {repository.host}{path}")
+        # Not every registry answers a HEAD, and what is wrong is only told to a GET.
+        return found or (await self._manifest(repository, reference, access)).descriptor
 
     async def manifest(self, repository: Repository, reference: str, access: RegistryAccess) -> Manifest:
         """A manifest or index by tag or digest, checked against its digest."""
-        raise NotImplementedError
+        key = ("manifest", repository, reference, access)
+        return await self._shared(key, lambda: self._manifest(repository, reference, access), access)
+
+    async def _manifest(self, repository: Repository, reference: str, access: RegistryAccess) -> Manifest:
+        path = _manifest_path(repository, reference)
+        async with self._ask("GET", repository, path, access, {"Accept": ACCEPT}) as answer:
+            if answer.status != 200:
+                raise await refusal(answer, f"GET {repository.host}{path}")
+            raw = await answer.read(MANIFEST_LIMIT, "manifest")
+            kind, announced = answer.headers.get("Content-Type", ""), answer.headers.get("Docker-Content-Digest", "")
+        wanted = next((digest for digest in (reference, announced) if is_digest(digest)), "") or digest_of(raw)
+        if len(raw) <= _QUICK:
+            return parse_manifest(raw, kind, wanted)
+        return await offload(parse_manifest, raw, kind, wanted)
 
     async def image(self, repository: Repository, reference: str, access: RegistryAccess) -> Manifest:
-        """A manifest by tag or digest; of an index the one for linux/amd64."""
-        raise NotImplementedError
+        """A manifest by tag or digest; of an index the one for linux/amd64, or for no platform in particular."""
+        found = await self.manifest(repository, reference, access)
+        for _ in range(_DEEPEST_INDEX):
+            if not found.is_index:
+                return found
+            fitting = (entry for entry in found.manifests if entry.platform in {"", _PLATFORM})
+            entry = next(fitting, None)
+            if entry is None:
+                where = repository.reference(found.descriptor.digest)
+                raise RemoteError(f"no child with platform {_PLATFORM} in index {where}")
+            found = await self.manifest(repository, entry.digest, access)
+        raise RemoteError(f"the index leads to more than {_DEEPEST_INDEX} further ones", rule="index-depth")
+
+    # -- blobs ---------------------------------------------------------------------------------------------------------
 
     async def blob(
         self, repository: Repository, descriptor: Descriptor, access: RegistryAccess, *, limit: int
     ) -> bytes:
         """A blob of at most `limit` bytes, checked against its digest."""
-        raise NotImplementedError
+        _check_size(descriptor, limit)
+        key = ("blob", repository, descriptor.digest, descriptor.size, access)
+        return await self._shared(key, lambda: self._blob(repository, descriptor, access), access)
+
+    async def _blob(self, repository: Repository, descriptor: Descriptor, access: RegistryAccess) -> bytes:
+        async with self._open_blob(repository, descriptor, access) as answer:
+            content = await answer.read(descriptor.size, "blob")
+        if len(content) <= _QUICK:
+            found = digest_of(content, descriptor.digest)
+        else:
+            found = await offload(digest_of, content, descriptor.digest)
+        _check_digest(found, len(content), descriptor)
+        return content
 
     async def blob_to_file(
         self, repository: Repository, descriptor: Descriptor, access: RegistryAccess, path: Path, *, limit: int
     ) -> None:
-        """Write a blob of at most `limit` bytes into a file, which is gone again if the digest is wrong."""
-        raise NotImplementedError
+        """Write a blob of at most `limit` bytes into a file, which is gone again if anything goes wrong."""
+        _check_size(descriptor, limit)
+        async with _bounded(repository.host, access):
+            try:
+                file = cast("BinaryIO", await offload(path.open, "wb"))
+                try:
+                    await self._pour(repository, descriptor, access, file)
+                finally:
+                    await offload(file.close)
+            except BaseException:
+                with suppress(OSError):
+                    await offload(path.unlink, missing_ok=True)
+                raise
+
+    async def _pour(
+        self, repository: Repository, descriptor: Descriptor, access: RegistryAccess, file: BinaryIO
+    ) -> None:
+        digest = hashlib.new(descriptor.digest.partition(":")[0])
+        size, waiting, amount = 0, list[bytes](), 0
+
+        def write(pieces: list[bytes]) -> None:
+            for piece in pieces:
+                digest.update(piece)
+                file.write(piece)
+
+        async with self._open_blob(repository, descriptor, access) as answer:
+            async for piece in answer.pieces(descriptor.size, "blob"):
+                waiting.append(piece)
+                amount += len(piece)
+                if amount >= _PIECE:
+                    await offload(write, waiting)
+                    size, waiting, amount = size + amount, [], 0
+        await offload(write, waiting)
+        _check_digest(f"{digest.name}:{digest.hexdigest()}", size + amount, descriptor)
+
+    @asynccontextmanager
+    async def _open_blob(
+        self, repository: Repository, descriptor: Descriptor, access: RegistryAccess
+    ) -> AsyncIterator[Answer]:
+        path = f"/v2/{repository.path}/blobs/{descriptor.digest}"
+        async with self._ask("GET", repository, path, access) as answer:
+            if answer.status != 200:
+                raise await refusal(answer, f"GET {repository.host}{path}")
+            yield answer
+
+    # -- referrers -----------------------------------------------------------------------------------------------------
 
     async def referrers(
         self, repository: Repository, digest: str, access: RegistryAccess, artifact_type: str = ""
     ) -> list[Descriptor]:
-        """What refers to a manifest: signatures and the like, of one type if wanted."""
-        raise NotImplementedError
+        """What refers to a manifest: signatures and the like, of one type if wanted.
+
+        A registry without that part of the API is asked for the tag under which clients keep such a list.
+        """
+        key = ("referrers", repository, digest, artifact_type, access)
+        found = await self._shared(key, lambda: self._referrers(repository, digest, access, artifact_type), access)
+        return [entry for entry in found if not artifact_type or entry.artifact_type == artifact_type]
+
+    async def _referrers(
+        self, repository: Repository, digest: str, access: RegistryAccess, artifact_type: str
+    ) -> list[Descriptor]:
+        if not is_digest(digest):
+            raise RemoteError(f"'{printable(digest, 160)}' is not a digest")
+        path = f"/v2/{repository.path}/referrers/{digest}"
+        if artifact_type:
+            path += f"?artifactType={quote(artifact_type, safe='')}"
+        found: list[Descriptor] = []
+        try:
+            async for page in self._pages(repository, path, access):
+                index = _index(page)
+                if index is None:
+                    return await self._tagged_referrers(repository, digest, access)
+                found += index.manifests
+                if len(found) > MOST_REFERRERS:
+                    raise RemoteError(f"more than {MOST_REFERRERS} artifacts refer to {digest}", rule="referrers")
+        except RegistryError as error:
+            if error.status not in _NO_REFERRERS:
+                raise
+            return await self._tagged_referrers(repository, digest, access)
+        return found
+
+    async def _tagged_referrers(self, repository: Repository, digest: str, access: RegistryAccess) -> list[Descriptor]:
+        try:
+            manifest = await self._manifest(repository, digest.replace(":", "-")[:128], access)
+        except RegistryError as error:
+            if error.status == 404:
+                return []
+            raise
+        return list(manifest.manifests)
+
+    # -- all of them ---------------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _ask(
+        self,
+        method: str,
+        repository: Repository,
+        path: str,
+        access: RegistryAccess,
+        headers: dict[str, str] | None = None,
+    ) -> AsyncIterator[Answer]:
+        try:
+            async with self._doors.request(method, repository, path, access, headers) as answer:
+                yield answer
+        except TLSMaterialError as error:
+            raise RemoteError(str(error)) from error
+        except RegistryError:
+            raise
+        except RemoteError:
+            self._doors.forget(repository.host, access)
+            raise
+
+    async def _shared(self, key: Hashable, work: Callable[[], Awaitable[T]], access: RegistryAccess) -> T:
+        """The result of `work` or of an equal one under way. What went wrong reaches everybody who waits."""
+        repository = cast("tuple[Any, Repository]", key)[1]
+
+        async def bounded() -> T | RemoteError:
+            try:
+                async with _bounded(repository.host, access):
+                    return await work()
+            except RemoteError as error:
+                return error
+
+        found: T | RemoteError = await self._flights.share(key, bounded)
+        if isinstance(found, RemoteError):
+            raise copy.copy(found) from found
+        return found
+
+
+@asynccontextmanager
+async def _bounded(host: str, access: RegistryAccess) -> AsyncIterator[None]:
+    try:
+        async with asyncio.timeout(access.timeout):
+            yield
+    except TimeoutError:
+        raise RemoteError(f"no complete answer from {host} within {access.timeout:g}s") from None
+
+
+def _manifest_path(repository: Repository, reference: str) -> str:
+    try:
+        check_reference(reference)
+    except ValueError as error:
+        raise RemoteError(str(error)) from None
+    return f"/v2/{repository.path}/manifests/{reference}"
+
+
+def _described(answer: Answer, reference: str) -> Descriptor | None:
+    """What the answer to a HEAD says, if it says everything."""
+    digest = answer.headers.get("Docker-Content-Digest", "")
+    size = answer.headers.get("Content-Length", "")
+    media_type = answer.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+    complete = answer.status == 200 and is_digest(digest) and size.isdecimal() and media_type in IMAGES | INDEXES
+    if not complete or (is_digest(reference) and digest != reference):
+        return None
+    return Descriptor(media_type, digest, int(size))
+
+
+def _next_page(answer: Answer) -> str:
+    """Path and query of the next page, empty at the end (RFC 8288, `rel="next"`)."""
+    for header in answer.headers.getall("Link", ()):
+        for link in header.split(","):
+            target, _, parameters = link.strip().partition(">")
+            if not target.startswith("<") or "next" not in parameters.replace('"', "").replace("rel=", " ").split():
+                continue
+            return _same_origin(answer.url, target[1:])
+    return ""
+
+
+def _same_origin(current: str, target: str) -> str:
+    try:
+        url = urljoin(current, target)
+        if origin_of(url) != origin_of(current):
+            raise RemoteError("the registry's list goes on at another server", rule="pages")
+    except ValueError:
+        raise RemoteError("the registry's list goes on at an address that cannot be used", rule="pages") from None
+    parts = urlsplit(url)
+    return f"{parts.path}?{parts.query}" if parts.query else parts.path
+
+
+def _decoded(body: bytes, kind: type[T]) -> T:
+    try:
+        return msgspec.json.decode(body, type=kind)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise RemoteError(f"the registry's list cannot be read: {printable(str(error), 256)}") from None
+
+
+def _index(body: bytes) -> Manifest | None:
+    """The index of a page of referrers; None for a body that is something else."""
+    try:
+        return parse_manifest(body, OCI_INDEX, digest_of(body))
+    except RemoteError:
+        return None
+
+
+def _check_size(descriptor: Descriptor, limit: int) -> None:
+    if descriptor.size > limit:
+        raise RemoteError(f"the blob is larger than {limit} bytes", rule="size")
+
+
+def _check_digest(found: str, size: int, descriptor: Descriptor) -> None:
+    if found != descriptor.digest or size != descriptor.size:
+        raise RemoteError(f"the blob does not have the digest {descriptor.digest}", rule="digest")

@@ -15,8 +15,8 @@ from urllib.parse import urlsplit
 from gitopsd.fetch.errors import printable
 
 SCHEME: Final = "oci://"
-_DOCKER_HUB: Final = "index.docker.io"
-_HUB_NAMES: Final = frozenset(("", "docker.io", _DOCKER_HUB))
+DOCKER_HUB: Final = "index.docker.io"
+_HUB_NAMES: Final = frozenset(("", "docker.io", DOCKER_HUB))
 _PATH_CHARACTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789_-./"
 _TAG_CHARACTERS: Final = "abcdefghijklmnopqrstuvwxyz0123456789_-.ABCDEFGHIJKLMNOPQRSTUVWXYZ"
 _LONGEST_TAG: Final = 128
@@ -58,7 +58,7 @@ def parse_repository(url: str) -> Repository:
     if host and not _is_authority(host):
         raise ValueError(f"registries must be valid RFC 3986 URI authorities: {printable(host, 256)}")
     if host in _HUB_NAMES:
-        return Repository(_DOCKER_HUB, path if "/" in path else f"library/{path}")
+        return Repository(DOCKER_HUB, path if "/" in path else f"library/{path}")
     return Repository(host, path)
 
 
