@@ -12,11 +12,12 @@ dict or a list; dict keys are strings and were unique in the text. Errors quote 
 
 from __future__ import annotations
 
+import codecs
 import re
 import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import IO, Any, Final, NamedTuple
 
 import orjson
 import yaml  # noqa: TID251 - this is the door
@@ -44,6 +45,7 @@ __all__ = [
     "dump_json",
     "load_all",
     "load_json",
+    "load_large",
     "load_objects",
 ]
 
@@ -94,6 +96,46 @@ def load_all(
         raise _syntax_error(error, source, text, composer.line) from None
     finally:
         parser.dispose()
+
+
+def load_large(
+    file: IO[bytes],
+    take: Callable[[str, Any], None],
+    *,
+    at: str,
+    source: str,
+    dialect: Dialect = Dialect.RESOURCE,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Any:
+    """Read the first document of a file that is too large for memory.
+
+    Each mapping or list in a list `<at>.<name>` goes to `take(name, value)` as soon as it is read, and is left out of
+    what is returned, except where the list has an anchor. Raises DocumentError, and what `take` raises.
+    """
+    stream = _Utf8Stream(file, source, limits)
+    composer = _HandingComposer(source, dialect, limits, stream.breaks, at, take)
+    parser = CParser(stream)
+    try:
+        documents = composer.run(_first_document(parser.get_event))
+    except ScalarError as error:
+        raise DocumentError(source, error.rule, str(error), line=composer.line) from None
+    except yaml.YAMLError as error:
+        raise _syntax_error(error, source, b"", composer.line) from None
+    finally:
+        parser.dispose()
+    return documents[0] if documents else None
+
+
+def _first_document(next_event: Callable[[], Any]) -> Callable[[], Any]:
+    is_over = False
+
+    def read() -> Any:
+        nonlocal is_over
+        event = None if is_over else next_event()
+        is_over = isinstance(event, events.DocumentEndEvent)
+        return event
+
+    return read
 
 
 def load_objects(
@@ -174,6 +216,41 @@ def _hide_line_separators(raw: bytes) -> tuple[bytes, dict[int, str] | None]:
     free = (chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in text)
     stand_ins = {ord(mark): next(free) for mark in _SEPARATORS}
     return text.translate(stand_ins).encode(), {ord(stand_in): chr(mark) for mark, stand_in in stand_ins.items()}
+
+
+_STAND_INS: Final = {ord(mark): 0xE000 + index for index, mark in enumerate(_SEPARATORS)}
+
+
+class _Utf8Stream:
+    """A file for libyaml: checked as it is read, and its line separators swapped as `_hide_line_separators` does."""
+
+    def __init__(self, file: IO[bytes], source: str, limits: Limits) -> None:
+        self._file = file
+        self._source = source
+        self._left = limits.size
+        self._limit = limits.size
+        self._decoder = codecs.getincrementaldecoder("utf-8")()
+        self._has_stand_ins = False
+        self.breaks: dict[int, str] = {}  # how to swap back; empty while there was nothing to swap
+
+    def read(self, size: int = 1 << 16) -> bytes:
+        """About `size` bytes; none at the end."""
+        raw = self._file.read(size)
+        self._left -= len(raw)
+        if self._left < 0:
+            raise DocumentError(self._source, "size", f"longer than {self._limit} bytes")
+        try:
+            text = self._decoder.decode(raw, final=not raw)
+        except UnicodeDecodeError:
+            raise DocumentError(self._source, "encoding", "not valid UTF-8 text") from None
+        if text.isascii():
+            return text.encode() if text or not raw else self.read(size)
+        self._has_stand_ins = self._has_stand_ins or any(chr(stand_in) in text for stand_in in _STAND_INS.values())
+        if any(mark in text for mark in _SEPARATORS):
+            self.breaks.update((stand_in, chr(mark)) for mark, stand_in in _STAND_INS.items())
+        if self.breaks and self._has_stand_ins:
+            raise DocumentError(self._source, "encoding", "line separators and private characters stand in one text")
+        return text.translate(_STAND_INS).encode()
 
 
 def _syntax_error(error: yaml.YAMLError, source: str, raw: bytes, line: int) -> DocumentError:
@@ -402,6 +479,38 @@ class _Composer:
             raise self._refusal("merge", f"merge keys produce more than {self._limits.merged} entries")
         frame.merges.extend(sources)
         frame.weight += weight
+
+
+class _HandingComposer(_Composer):
+    """Hands the members of the lists below one key over, instead of keeping them."""
+
+    def __init__(
+        self,
+        source: str,
+        dialect: Dialect,
+        limits: Limits,
+        breaks: dict[int, str],
+        at: str,
+        take: Callable[[str, Any], None],
+    ) -> None:
+        super().__init__(source, dialect, limits, breaks)
+        self._at = at
+        self._take = take
+
+    def _attach(self, value: Any, weight: int) -> None:
+        frames = self._frames
+        if len(frames) != 3 or not self._is_listed():
+            super()._attach(value, weight)
+            return
+        if self._has_copies:
+            _unshare(value)
+        self._take(frames[1].key, value)
+
+    def _is_listed(self) -> bool:
+        """Whether what was just read is in a list `<at>.<name>` that nobody can refer to."""
+        top, middle, inner = self._frames
+        is_there = top.key == self._at and middle.lines is not None and inner.lines is None
+        return is_there and isinstance(middle.key, str) and not (top.anchor or middle.anchor or inner.anchor)
 
 
 def _unshare(root: Any) -> None:

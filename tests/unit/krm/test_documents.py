@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import copy
+import io
 import json
 import re
 import tracemalloc
@@ -19,6 +20,7 @@ from gitopsd.krm.documents import (
     dump_json,
     load_all,
     load_json,
+    load_large,
     load_objects,
 )
 
@@ -348,3 +350,59 @@ def test_objects_are_mappings_and_lists_are_opened() -> None:
     for bad in (b"x", b"[1]", b"kind: List\nitems: [1]"):
         with pytest.raises(DocumentError, match="not an object"):
             load_objects(bad, source="x")
+
+
+def _large(text: str | bytes) -> tuple[list[tuple[str, object]], object]:
+    taken: list[tuple[str, object]] = []
+    raw = text.encode() if isinstance(text, str) else text
+    rest = load_large(io.BytesIO(raw), lambda name, value: taken.append((name, value)), at="entries", source="index")
+    return taken, rest
+
+
+def test_a_large_document_hands_its_listed_parts_over_as_they_are_read() -> None:
+    taken, rest = _large("a: 1\nentries:\n  one:\n  - {x: 1}\n  - x: 2\n    y: [3]\n  - null\n  two: []\nb: [{c: 2}]\n")
+    assert taken == [("one", {"x": 1}), ("one", {"x": 2, "y": [3]})]
+    assert rest == {"a": 1, "entries": {"one": [None], "two": []}, "b": [{"c": 2}]}
+
+
+def test_a_large_document_keeps_what_somebody_may_refer_to() -> None:
+    taken, rest = _large(
+        "entries:\n  one: &list\n  - &v {x: {y: 1}}\n  two: *list\n  three:\n  - *v\n  - {x: &x {}, z: *x}\n"
+    )
+    assert taken == [("three", {"x": {"y": 1}}), ("three", {"x": {}, "z": {}})]
+    assert rest == {"entries": {"one": [{"x": {"y": 1}}], "two": [{"x": {"y": 1}}], "three": []}}
+
+
+def test_a_large_document_ends_with_the_first_of_a_stream() -> None:
+    assert _large("entries: {a: [{b: 1}]}\n---\nentries: {a: [{b: 2}]}\n") == (
+        [("a", {"b": 1})],
+        {"entries": {"a": []}},
+    )
+    assert _large("") == ([], None)
+
+
+@pytest.mark.parametrize(
+    ("text", "rule"),
+    [
+        (b"entries: \xff\n", "encoding"),
+        (b"entries: {a: [{b: 1, b: 2}]}\n", "duplicate-key"),
+        (b"entries: {a: [{b: 1\n", "syntax"),
+        ("a: \x85\nb: \ue001\n".encode(), "encoding"),
+        (b"entries: " + b"[" * 200, "depth"),
+    ],
+)
+def test_a_large_document_is_refused_by_the_same_rules(text: bytes, rule: str) -> None:
+    with pytest.raises(DocumentError) as caught:
+        _large(text)
+    assert caught.value.rule == rule
+
+
+def test_a_large_document_keeps_its_separators_and_private_characters() -> None:
+    assert _large("entries: {a: [{b: 'x\u2028y'}]}\n")[0] == [("a", {"b": "x\u2028y"})]
+    assert _large("entries: {a: [{b: 'x\ue000y'}]}\n")[0] == [("a", {"b": "x\ue000y"})]
+
+
+def test_a_large_document_is_measured_as_it_comes() -> None:
+    with pytest.raises(DocumentError) as caught:
+        load_large(io.BytesIO(b"a: 1\n" * 100), lambda *_: None, at="entries", source="i", limits=Limits(size=100))
+    assert caught.value.rule == "size"
