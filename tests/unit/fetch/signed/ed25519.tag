@@ -1,0 +1,13 @@
+object 0eed9ccd539759b5a15c2ca9e1d4c8c2806b3867
+type commit
+tag ed25519
+tagger A <a@example.com> 1767225600 +0000
+
+signed by ed25519
+-----BEGIN PGP SIGNATURE-----
+
+iIoEABYIADIWIQTL6QPOHpiRo1W0Scyp0mI4Hm2X/wUCZZNSABQcZWQyNTUxOUBl
+eGFtcGxlLmNvbQAKCRCp0mI4Hm2X/3CXAP9eaxh0RCFp8MRwzkV6K2f5AiJS9FC+
+YnvlztUSpqm+iwD/V8oyJvQoyPQKgxKin7CLrtqCFRWjv3z7bABzIK8gcAU=
+=+wK3
+-----END PGP SIGNATURE-----

@@ -1,0 +1,13 @@
+object 5498601bb891175e60dbe214879cc078f045b9e5
+type commit
+tag expired
+tagger A <a@example.com> 1767225600 +0000
+
+signed by expired
+-----BEGIN PGP SIGNATURE-----
+
+iIoEABYIADIWIQRINCXtaqBr0cBeqUCfoPYJf3O/eQUCXtRFABQcZXhwaXJlZEBl
+eGFtcGxlLmNvbQAKCRCfoPYJf3O/eU2AAQDVtwvTe2DIfpgR7o3R1fVxxq5SUshY
+FyoRjeZ53UE+HwEA9g0dcM5JQwwMbRtps3QXH4XsNONAkEs7gTsUU5kL0gU=
+=awPS
+-----END PGP SIGNATURE-----
