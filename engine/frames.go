@@ -136,6 +136,7 @@ type failure struct {
 	Class      string      `json:"class"`
 	Message    string      `json:"message"`
 	Rule       string      `json:"rule,omitempty"`
+	Step       string      `json:"step,omitempty"` // which step of packaging a chart it was
 	References []reference `json:"references,omitempty"`
 }
 

@@ -173,6 +173,8 @@ func (e *engine) perform(ctx context.Context, method string, header []byte, part
 		return substituted, results, nil
 	case "notation":
 		return e.notation(ctx, header, parts)
+	case "chart", "package":
+		return e.charts(ctx, method, header, parts)
 	}
 	if e.tests {
 		if result, known := harm(ctx, method, header); known {
