@@ -1,28 +1,151 @@
-"""Buckets for the source pipeline."""
+"""Buckets for the source pipeline: what they hold now, is it stored already, and the tree of it.
+
+A part of the source controller. Knows `spec/source.md` 9 and 11.1's rows about buckets; the protocols are behind
+`fetch.bucket`. Of every stored listing sixteen bytes a key are remembered, within a bound, so that after a change only
+what changed is downloaded.
+"""
 
 from __future__ import annotations
 
-from gitopsd.api.meta import Artifact, ConditionType
+from collections import OrderedDict
+from typing import Final
+
+from gitopsd.api.meta import Artifact, ConditionType, Reason
 from gitopsd.api.resource import Resource
 from gitopsd.api.source import Bucket
-from gitopsd.controllers.source import Fetched, Services, SourceError, Unchanged
+from gitopsd.artifact.archive import ArchiveError
+from gitopsd.artifact.store import LATEST, ArtifactMissingError
+from gitopsd.controllers.bucket_access import BucketAccess
+from gitopsd.controllers.source import Fetched, Services, SourceError, Unchanged, outdated
+from gitopsd.fetch.bucket import BucketRequest, fetch, look
+from gitopsd.fetch.bucketdownload import Before
+from gitopsd.fetch.bucketlisting import BucketIndex, Seen
+from gitopsd.fetch.errors import FetchError
+from gitopsd.krm.objects import ObjectKey
 from gitopsd.runtime.status import StatusSession
+from gitopsd.tasks import offload
+
+_REMEMBERED_BYTES: Final = 32 << 20
+
+
+class _Memory:
+    """What is known of the objects in stored artifacts, by source; the longest unused goes first."""
+
+    def __init__(self, budget: int = _REMEMBERED_BYTES) -> None:
+        self._budget = budget
+        self._held = 0
+        self._known: OrderedDict[ObjectKey, tuple[str, bytes]] = OrderedDict()
+
+    def note(self, source: ObjectKey, revision: str, fingerprints: bytes) -> None:
+        """Remember the objects of an artifact that is being stored."""
+        self._forget(source)
+        self._known[source] = (revision, fingerprints)
+        self._held += len(fingerprints)
+        while self._held > self._budget:
+            self._forget(next(iter(self._known)))
+
+    def _forget(self, source: ObjectKey) -> None:
+        self._held -= len(self._known.pop(source, ("", b""))[1])
+
+    def seen(self, source: ObjectKey, revision: str) -> Seen:
+        """The objects of the artifact with that revision, as far as they are known."""
+        known, fingerprints = self._known.get(source, ("", b""))
+        return Seen(fingerprints if known == revision else b"")
+
+    def knows(self, source: ObjectKey, revision: str) -> bool:
+        """Whether that artifact's objects are known."""
+        return self._known.get(source, ("", b""))[0] == revision
 
 
 class BucketSource:
     """The Bucket kind of source."""
 
     model: type[Resource] = Bucket
-    link = "latest.tar.gz"
+    link = LATEST
     failures = (ConditionType.STORAGE_OPERATION_FAILED, ConditionType.FETCH_FAILED)
 
     def __init__(self, services: Services) -> None:
         self._services = services
+        self._memory = _Memory()
 
     def is_static(self, source: Bucket) -> bool:
         """Never."""
         return False
 
     async def fetch(self, source: Bucket, current: Artifact | None, status: StatusSession) -> Fetched | Unchanged:
-        """Not supported yet."""
-        raise SourceError(None, "NotSupported", "Bucket is not supported yet", stalls=True)
+        """List what the bucket has; download what changed, if anything did."""
+        try:
+            request = await self._request(source)
+            seen = await look(request)
+            if current is not None and await self._is_stored(source, seen.index, current):
+                return _unchanged(source, seen.index, current.revision)
+            revision = await self._revision(seen.index)
+            outdated(status, Reason.NEW_REVISION, f"new upstream revision '{revision}'")
+            index, tree = await fetch(request, seen, await self._before(source, current))
+        except FetchError as error:
+            raise SourceError(ConditionType.FETCH_FAILED, error.reason, error.message, stalls=error.stalls) from error
+        if index is not seen.index:
+            revision = await self._revision(index)
+        await self._remember(source, index, revision)
+        return Fetched(
+            revision=revision,
+            file_name=f"{revision.partition(':')[2]}.tar.gz",
+            content=tree,
+            stored=_stored(revision),
+            told=_told(source, index),
+            observed={"observedIgnore": source.spec.ignore},
+        )
+
+    async def _request(self, source: Bucket) -> BucketRequest:
+        spec = source.spec
+        return BucketRequest(
+            bucket=spec.bucket_name,
+            connect=await BucketAccess(self._services, source).prepare(),
+            prefix=spec.prefix,
+            ignore=spec.ignore,
+            timeout=spec.timeout_seconds,
+        )
+
+    async def _revision(self, index: BucketIndex) -> str:
+        return await offload(index.revision, self._services.settings.artifact_digest_algo)
+
+    async def _is_stored(self, source: Bucket, index: BucketIndex, current: Artifact) -> bool:
+        """Whether the index is that of the stored artifact, by the algorithm of its time."""
+        try:
+            revision = await offload(index.revision, current.revision.partition(":")[0])
+        except ArchiveError:
+            return False
+        if revision != current.revision:
+            return False
+        if not self._memory.knows(source.key, revision):
+            await self._remember(source, index, revision)
+        return True
+
+    async def _remember(self, source: Bucket, index: BucketIndex, revision: str) -> None:
+        self._memory.note(source.key, revision, await offload(lambda: index.fingerprints))
+
+    async def _before(self, source: Bucket, current: Artifact | None) -> tuple[Before, ...]:
+        """The tree of the stored artifact, for what did not change."""
+        if current is None:
+            return ()
+        try:
+            tree = await self._services.store.files(current)
+        except (ArtifactMissingError, ArchiveError):
+            return ()
+        return (Before(tree, self._memory.seen(source.key, current.revision)),)
+
+
+def _stored(revision: str) -> str:
+    return f"stored artifact: revision '{revision}'"
+
+
+def _told(source: Bucket, index: BucketIndex) -> str:
+    return f"stored artifact with {len(index)} fetched files from '{source.spec.bucket_name}' bucket"
+
+
+def _unchanged(source: Bucket, index: BucketIndex, revision: str) -> Unchanged:
+    return Unchanged(
+        stored=_stored(revision),
+        told=f"artifact up-to-date with remote revision: '{revision}'",
+        recovered=_told(source, index),
+    )
