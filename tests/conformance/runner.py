@@ -1,7 +1,7 @@
 """Plays a scenario: its steps in a new namespace, as a user would, and what an observer then sees.
 
-It knows the API server, the Git server and the address of the artifact server, and nothing of who works on the
-objects: the same runner plays the steps against gitopsd and against the reference implementation.
+It knows the API server, the Git server, the registry and the address of the artifact server, and nothing of who works
+on the objects: the same runner plays the steps against gitopsd and against the reference implementation.
 """
 
 from __future__ import annotations
@@ -16,8 +16,10 @@ from tests.apiclient import ApiClient, ApiStatusError, NotYetError, Obj
 from tests.conformance.capture import Observer, api_version
 from tests.conformance.normalise import Normaliser, comparable
 from tests.conformance.scenario import Places, Scenario
+from tests.servers.charts import chart_archive
 from tests.servers.git import GitServer
 from tests.servers.http import HttpServer
+from tests.servers.registry import FLUX_CONTENT, HELM_CONTENT, Blob, Registry, tar_gz
 
 _MANAGER = "golden"
 _BETWEEN_LOOKS = 0.4
@@ -31,8 +33,11 @@ class Run:
         self._api = api
         self._git = GitServer()
         self._http = HttpServer(git=self._git)
+        self._registry = Registry().start() if "<registry>" in repr(scenario.steps) else None
         self.namespace = f"golden-{secrets.token_hex(3)}"
         self._places = Places(self.namespace, self._git.url, self._http.url, storage)
+        if self._registry is not None:
+            self._places.registry = f"{self._registry.host}/{self.namespace}"
         self._normaliser = Normaliser(self._places, scenario.mask, scenario.hide)
         self._observer = Observer(api, self.namespace)
         self._observed: list[dict[str, Any]] = []
@@ -73,6 +78,23 @@ class Run:
                 annotated=change.get("annotated", False),
             )
         )
+
+    def _step_push(self, number: int, step: Mapping[str, Any]) -> None:
+        change = self._places.fill(step["push"])
+        assert self._registry is not None
+        repository, tag = change["repository"], str(change["tag"])
+        target = f"{self.namespace}/{repository}"
+        if "chart" in change:
+            chart = change["chart"]
+            layers = [Blob(HELM_CONTENT, chart_archive(**chart))]
+            digest = self._registry.push_chart(target, **chart, tag=tag)
+        else:
+            layers = [_layer(one) for one in change.get("layers") or [{"files": change.get("files") or {}}]]
+            digest = self._registry.push(target, tag, layers=layers, annotations=change.get("annotations"))
+        pushes = self._places.pushes.setdefault(repository, [])
+        pushes.append(digest.partition(":")[2])
+        for index, layer in enumerate(layers, 1):
+            self._places.layers.setdefault(layer.digest.partition(":")[2], f"{repository}:{len(pushes)}:{index}")
 
     def _step_apply(self, number: int, step: Mapping[str, Any]) -> None:
         manager = step.get("manager", _MANAGER)
@@ -176,11 +198,19 @@ class Run:
                 self._api.delete("v1", "Namespace", name)
         self._http.close()
         self._git.close()
+        if self._registry is not None:
+            self._registry.close()
 
     def _delete_all(self, version: str, kind: str, namespace: str) -> None:
         with contextlib.suppress(ApiStatusError):
             path = self._api.path(version, kind, namespace)
             self._api.request("DELETE", path)
+
+
+def _layer(layer: Mapping[str, Any]) -> Blob:
+    """A layer of an artifact: packed files, or a text as it is."""
+    content = layer["text"].encode() if "text" in layer else tar_gz(layer["files"])
+    return Blob(layer.get("mediaType", FLUX_CONTENT), content)
 
 
 def _brief(step: Mapping[str, Any]) -> str:

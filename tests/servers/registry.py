@@ -1,7 +1,8 @@
 """A real OCI registry on loopback (distribution, built with the control plane), and pushing to it.
 
-Without accounts it takes everybody; with `accounts` it asks for basic authentication. Content lives in memory and ends
-with the process.
+Without accounts it takes everybody; with `accounts` it asks for basic authentication, with `tokens` for the tokens of
+that server. What is pushed has the form that `flux push artifact` and `helm push` give it. Content lives in memory and
+ends with the process.
 """
 
 from __future__ import annotations
@@ -26,11 +27,16 @@ import yaml
 
 from tests.certificates import Authority
 from tests.processes import Processes, free_port, quiet_environment
+from tests.servers.charts import chart_archive, chart_metadata
+from tests.servers.tokens import TokenServer
 from tools.controlplane import build
 
 _MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 FLUX_CONFIG = "application/vnd.cncf.flux.config.v1+json"
 FLUX_CONTENT = "application/vnd.cncf.flux.content.v1.tar+gzip"
+HELM_CONFIG = "application/vnd.cncf.helm.config.v1+json"
+HELM_CONTENT = "application/vnd.cncf.helm.chart.content.v1.tar+gzip"
+INDEX = "application/vnd.oci.image.index.v1+json"
 
 
 @dataclass(frozen=True)
@@ -65,13 +71,19 @@ class Registry:
     """One registry process. `start` returns when it answers."""
 
     def __init__(
-        self, *, accounts: Mapping[str, str] | None = None, tls: bool = False, authority: Authority | None = None
+        self,
+        *,
+        accounts: Mapping[str, str] | None = None,
+        tls: bool = False,
+        authority: Authority | None = None,
+        tokens: TokenServer | None = None,
     ) -> None:
         self._program = build.binaries(frozenset({"registry"}))["registry"]
         self._processes = Processes("gitopsd-registry")
         self.authority = authority or Authority(self._processes.folder / "certificates")
         self._accounts = dict(accounts or {})
         self._tls = tls
+        self._tokens = tokens
         self._port = free_port()
         self.host = f"127.0.0.1:{self._port}"
         self.url = f"{'https' if tls else 'http'}://{self.host}"
@@ -130,6 +142,28 @@ class Registry:
             manifest["annotations"] = dict(annotations)
         return self.put_manifest(repository, tag, Blob(_MANIFEST, json.dumps(manifest).encode()))
 
+    def push_chart(
+        self,
+        repository: str,
+        name: str,
+        version: str = "1.0.0",
+        files: Mapping[str, str | bytes] | None = None,
+        meta: Mapping[str, Any] | None = None,
+        *,
+        tag: str = "",
+    ) -> str:
+        """Push a chart under its version, in which a `+` becomes `_`; returns the digest of the manifest."""
+        config = Blob(HELM_CONFIG, json.dumps(chart_metadata(name, version, meta)).encode())
+        layer = Blob(HELM_CONTENT, chart_archive(name, version, files, meta))
+        annotations = {"org.opencontainers.image.title": name, "org.opencontainers.image.version": version}
+        tag = tag or version.replace("+", "_")
+        return self.push(repository, tag, layers=[layer], config=config, annotations=annotations)
+
+    def push_index(self, repository: str, tag: str, entries: Sequence[Mapping[str, Any]]) -> str:
+        """Push an index of manifests that are there already; returns its digest."""
+        index = {"schemaVersion": 2, "mediaType": INDEX, "manifests": [dict(entry) for entry in entries]}
+        return self.put_manifest(repository, tag, Blob(INDEX, json.dumps(index).encode()))
+
     def put_blob(self, repository: str, blob: Blob) -> None:
         """Upload a blob in one go."""
         status, headers, _ = self._request("POST", f"/v2/{repository}/blobs/uploads/")
@@ -157,6 +191,9 @@ class Registry:
         sent = dict(headers or {})
         for user, password in list(self._accounts.items())[:1]:
             sent["Authorization"] = "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+        if self._tokens is not None:
+            repository = "/".join(path.split("/")[2:]).partition("/blobs/")[0].partition("/manifests/")[0]
+            sent["Authorization"] = f"Bearer {self._tokens.issue('pusher', f'repository:{repository}:pull,push')}"
         connection = self._connection()
         try:
             connection.request(method, path, body, sent)
@@ -190,4 +227,13 @@ class Registry:
             passwords = self._processes.folder / "htpasswd"
             passwords.write_text("\n".join(lines) + "\n")
             configuration["auth"] = {"htpasswd": {"realm": "tests", "path": str(passwords)}}
+        if self._tokens is not None:
+            configuration["auth"] = {
+                "token": {
+                    "realm": f"{self._tokens.https_url if self._tls else self._tokens.url}/token",
+                    "service": self._tokens.service,
+                    "issuer": self._tokens.issuer,
+                    "rootcertbundle": str(self._tokens.authority.file),
+                }
+            }
         return configuration
