@@ -41,6 +41,7 @@ from gitopsd.controllers.source_references import chart_source_of, has_included,
 from gitopsd.engine import Engine, EngineSettings
 from gitopsd.errors import GitopsdError
 from gitopsd.fetch.cloud.tokens import CloudTokens
+from gitopsd.fetch.foreign import Downloads, Retrying
 from gitopsd.fetch.git import GitFetcher
 from gitopsd.fetch.helmindex import Indexes
 from gitopsd.fetch.http import HttpClient, HttpRules
@@ -395,6 +396,7 @@ def _kustomization_controller(shared: Shared) -> Controller:
             kustomizations=informer,
             sources=sources,
             store=shared.store,
+            downloads=Downloads(shared.web, shared.store.spool, Retrying(settings.http_retry, settings.http_timeout)),
             renderer=Renderer(
                 shared.engine,
                 timeout=settings.build_timeout,

@@ -13,6 +13,7 @@ is refused (spec/kustomize.md 3.2, spec/hostile-inputs.md E01 to E06).
 from __future__ import annotations
 
 import hashlib
+import mmap
 import zlib
 from dataclasses import dataclass
 from importlib import import_module
@@ -102,7 +103,7 @@ def pack(tree: FileTree, algorithm: str = "sha256") -> Packed:
 
 
 def unpack(
-    data: bytes, *, limits: TreeLimits = DEFAULT_LIMITS, strict: bool = False, backslashes: bool = False
+    data: bytes | mmap.mmap, *, limits: TreeLimits = DEFAULT_LIMITS, strict: bool = False, backslashes: bool = False
 ) -> FileTree:
     """Read a gzipped tar. Blocking. Raises ArchiveError.
 
@@ -126,7 +127,7 @@ def unpack(
 class _Inflater:
     """The bytes inside one or more gzip streams, read like a file."""
 
-    def __init__(self, data: bytes) -> None:
+    def __init__(self, data: bytes | mmap.mmap) -> None:
         self._data = memoryview(data)
         self._at = 0
         self._stream: Any = None

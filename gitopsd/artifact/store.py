@@ -262,6 +262,14 @@ class ArtifactStore:
         """The bytes of an artifact's file. Raises ArtifactMissingError."""
         return await offload(self._folder.read, artifact.path, artifact.digest)
 
+    def held(self, digest: str) -> FileTree | None:
+        """The tree behind a digest if it is in memory."""
+        return self._tree(digest)
+
+    def hold(self, digest: str, tree: FileTree) -> None:
+        """Keep the tree of an artifact that is stored elsewhere, within the budget."""
+        self._keep(digest, tree)
+
     def path(self, artifact: Artifact) -> Path | None:
         """The file of an artifact, None when there is none; it may go at any time. Blocking."""
         return self._folder.resolve(artifact.path)

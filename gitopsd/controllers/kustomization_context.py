@@ -26,13 +26,15 @@ from gitopsd.apply.health import HealthWaiter
 from gitopsd.apply.ssa import Applier
 from gitopsd.artifact.store import ArtifactStore
 from gitopsd.errors import RetryError, WaitError
-from gitopsd.krm.objects import Obj, ObjectKey, get_in
+from gitopsd.fetch.foreign import Downloads
+from gitopsd.krm.objects import Obj, ObjectKey, get_in, labels_of
 from gitopsd.kube.client import KubeClient
 from gitopsd.kube.discovery import Discovery
 from gitopsd.kube.informer import Informer
 from gitopsd.kustomize.build import Renderer
 from gitopsd.runtime.recorder import EventType, Recorder
 from gitopsd.runtime.status import StatusOwner
+from gitopsd.runtime.triggers import Selector
 from gitopsd.settings import Settings
 from gitopsd.tasks import TaskScope
 
@@ -51,6 +53,7 @@ class Parts:
     kustomizations: Informer[Obj]
     sources: Mapping[str, Informer[Obj]]  # by kind
     store: ArtifactStore
+    downloads: Downloads
     renderer: Renderer
     waiter: HealthWaiter
     recorder: Recorder
@@ -73,6 +76,13 @@ class Parts:
             ignore=[rule.to_builtins() for rule in kustomization.spec.ignore],
             migrate_api_version=settings.feature_gates["MigrateAPIVersion"],
         )
+
+    def is_foreign(self, source: Obj | None) -> bool:
+        """Whether another controller fetches that source: what it stores comes from its own server."""
+        if source is None:
+            return False
+        selector = Selector(self.settings.watch_label_selector)
+        return source.get("kind") == "ExternalArtifact" or not selector.matches(labels_of(source))
 
     def tell(
         self,

@@ -45,6 +45,7 @@ from gitopsd.controllers.kustomization_context import (
 )
 from gitopsd.controllers.kustomization_inventory import Inventories, store
 from gitopsd.errors import GitopsdError, ReconcileError, RetryError, StallError, WaitError, presentable
+from gitopsd.fetch.foreign import NotThereError
 from gitopsd.krm.objects import GVK, Obj, ObjectKey, get_in
 from gitopsd.kube.errors import ApiError, NotFoundError, UnreachableError
 from gitopsd.kustomize.build import RefusedError, Rendered, RenderError
@@ -56,6 +57,8 @@ from gitopsd.tasks import first
 log = structlog.get_logger()
 
 _HISTORY_LENGTH = 5
+# A server that has not given an artifact after so long (seconds) keeps no other Kustomization waiting.
+_PATIENCE = 2.0
 _EMPTY = "EmptyBuild"
 _COMMIT_STATUS = f"{KUSTOMIZE_GROUP}/commit_status"
 
@@ -255,8 +258,8 @@ class Attempt:
 
     async def _files(self, artifact: Artifact) -> FileTree:
         try:
-            tree = await self._parts.store.files(artifact)
-        except ArtifactMissingError as error:
+            tree = await self._tree(artifact)
+        except (ArtifactMissingError, NotThereError) as error:
             pause = self._settings.requeue_dependency
             message = f"Source is not ready, artifact not found, retrying in {format_duration(pause)}"
             raise ArtifactAwaitedError(Reason.ARTIFACT_FAILED, message, again_in=pause) from error
@@ -266,6 +269,19 @@ class Attempt:
         if path and path not in tree and path not in tree.directories():
             message = f"kustomization path not found: stat {path}: no such file or directory"
             raise RetryError(Reason.ARTIFACT_FAILED, message, again_in=self._retry)
+        return tree
+
+    async def _tree(self, artifact: Artifact) -> FileTree:
+        """The artifact's files: from the store, or from the server of the controller that has them."""
+        parts, key = self._parts, source_key(self._kustomization)
+        informer = parts.sources.get(key.kind)
+        if not parts.is_foreign(informer.lister.get(key) if informer is not None else None):
+            return await parts.store.files(artifact)
+        tree = parts.store.held(artifact.digest)
+        if tree is None:
+            async with self._run.lending_slot(_PATIENCE):
+                tree = await parts.downloads.files(artifact)
+            parts.store.hold(artifact.digest, tree)
         return tree
 
     async def _render(self, tree: FileTree) -> Rendered:

@@ -6,19 +6,21 @@ artifact store resolves and nothing else: no path leaves the storage root.
 
 from __future__ import annotations
 
-import html
+import asyncio
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
-from urllib.parse import quote
 
 from aiohttp import web
 
 from gitopsd import metrics
 from gitopsd.tasks import offload
+from gitopsd.web.guard import Guard
 
 # The server's own limit on what it reads; artifact requests have no body.
 _LARGEST_BODY = 64 * 1024
+# How long an idle connection is kept (seconds).
+_KEPT_ALIVE = 75.0
 
 
 class Health:
@@ -73,14 +75,14 @@ class WebServer:
         await self._stack.aclose()
 
     async def _serve(self, name: str, address: str, app: web.Application) -> None:
-        runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=2.0, keepalive_timeout=_KEPT_ALIVE)
         await runner.setup()
         self._stack.push_async_callback(runner.cleanup)
+        assert runner.server is not None
         host, port = split_address(address)
-        site = web.TCPSite(runner, host, port)
-        await site.start()
-        sockets = runner.addresses
-        self.ports[name] = int(sockets[0][1]) if sockets else port
+        listening = await asyncio.get_running_loop().create_server(Guard(runner.server), host, port, backlog=128)
+        self._stack.callback(listening.close)
+        self.ports[name] = int(listening.sockets[0].getsockname()[1])
 
     def _health_app(self) -> web.Application:
         app = web.Application(client_max_size=_LARGEST_BODY)
@@ -115,24 +117,19 @@ class WebServer:
         return web.Response(status=status, text="ok" if not missing else f"not ready: {', '.join(missing)}")
 
     async def _file(self, request: web.Request) -> web.StreamResponse:
-        path = await offload(self._resolve, request.match_info["path"])
-        if path is None:
+        path = request.match_info["path"]
+        if not path:
+            return web.Response(text="ok")  # what upstream's readiness probe asks for
+        found = await offload(_regular, self._resolve, path)
+        if found is None:
             raise web.HTTPNotFound
-        names = await offload(_listing, path)
-        if names is None:
-            return web.FileResponse(path)
-        if not request.path.endswith("/"):
-            # Two slashes at its beginning would name another host.
-            raise web.HTTPMovedPermanently("/" + quote(request.path.strip("/")) + "/")
-        rows = "".join(f'<a href="{html.escape(name)}">{html.escape(name)}</a>\n' for name in names)
-        return web.Response(text=f"<pre>\n{rows}</pre>\n", content_type="text/html")
+        return web.FileResponse(found)
 
 
-def _listing(path: Path) -> list[str] | None:
-    """The names in a folder, None for a file."""
-    if not path.is_dir():
-        return None
-    return sorted(f"{entry.name}/" if entry.is_dir() else entry.name for entry in path.iterdir())
+def _regular(resolve: Callable[[str], Path | None], path: str) -> Path | None:
+    """The file behind a path. Folders are not listed: their names are other namespaces' business."""
+    found = resolve(path)
+    return found if found is not None and found.is_file() else None
 
 
 async def _metrics(request: web.Request) -> web.Response:
