@@ -113,11 +113,12 @@ class GitRef(Model, frozen=True, kw_only=True):
 class GitVerification(Model, frozen=True, kw_only=True):
     """Which Git signatures have to be good before the artifact changes."""
 
+    # The schema alone keeps other modes out: whoever gets one past it is told so, and is not merely unreadable.
     mode: Annotated[
-        Literal["head", "HEAD", "Tag", "TagAndHEAD"],
+        str,
         Meta(
             description="What has to be signed: the commit (HEAD, also written head), the tag, or both.",
-            extra_json_schema={"default": "HEAD"},
+            extra_json_schema={"enum": ["HEAD", "Tag", "TagAndHEAD", "head"], "default": "HEAD"},
         ),
     ] = "HEAD"
     secret_ref: Annotated[
@@ -163,7 +164,11 @@ class GitRepositorySpec(Model, frozen=True, kw_only=True):
     )
 
     url: Annotated[
-        str, Meta(pattern="^(http|https|ssh)://.*$", description="Address to clone from: https, http or ssh.")
+        str,
+        Meta(
+            description="Address to clone from: https, http or ssh.",
+            extra_json_schema={"pattern": "^(http|https|ssh)://.*$"},
+        ),
     ]
     secret_ref: Annotated[
         LocalObjectReference | None,

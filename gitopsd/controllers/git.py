@@ -1,26 +1,55 @@
 """GitRepositories for the source pipeline: which revision is wanted, is it stored already, and what is in it.
 
-A part of the source controller. Knows `spec/source.md` 5; the protocol itself is `fetch.git`.
+A part of the source controller. Knows `spec/source.md` 5; who may enter is `git_access`, who has to have signed is
+`git_verification`, what else goes in is `git_includes`, and the protocol itself is `fetch.git`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import asyncio
+from dataclasses import dataclass
 
 from gitopsd.api.meta import Artifact, ConditionType, Reason
 from gitopsd.api.resource import Resource
 from gitopsd.api.source import GitRepository
 from gitopsd.artifact.ignore import IgnoreError, apply_ignore
+from gitopsd.artifact.tree import FileTree
+from gitopsd.controllers.git_access import GitAccess
+from gitopsd.controllers.git_includes import GitIncludes
+from gitopsd.controllers.git_verification import GitVerification
 from gitopsd.controllers.source import Fetched, Services, SourceError, Unchanged, outdated
-from gitopsd.errors import GitopsdError
-from gitopsd.fetch.auth import GitAuth, git_auth, refuse_plain_http
+from gitopsd.fetch import git
 from gitopsd.fetch.errors import FetchError
 from gitopsd.fetch.git import GitFetcher, GitRef, GitRequest
-from gitopsd.fetch.giturl import parse
 from gitopsd.runtime.status import StatusSession
 from gitopsd.tasks import offload
 
 _SUBJECT_LENGTH = 50
+
+
+@dataclass(frozen=True)
+class _Run:
+    """One run's view of one GitRepository."""
+
+    source: GitRepository
+    current: Artifact | None
+    status: StatusSession
+    includes: GitIncludes
+    verification: GitVerification
+
+    async def has(self, revision: str) -> bool:
+        """Whether just this is stored: the revision, made and verified as it would be today (`spec/source.md` 5.4)."""
+        spec, seen = self.source.spec, self.source.status
+        return (
+            self.current is not None
+            and revision == self.current.revision
+            and self.status.is_true(ConditionType.ARTIFACT_IN_STORAGE)
+            and spec.ignore == seen.observed_ignore
+            and spec.recurse_submodules == seen.observed_recurse_submodules
+            and spec.sparse_checkout == seen.observed_sparse_checkout
+            and self.includes.are_current
+            and await self.verification.is_current()
+        )
 
 
 class GitSource:
@@ -42,67 +71,52 @@ class GitSource:
         """Never."""
         return False
 
-    def unsupported(self, source: GitRepository) -> str:
-        """The first field that asks for what comes later."""
-        spec = source.spec
-        asked = {
-            f"spec.provider {spec.provider}": spec.provider != "generic",
-            "spec.serviceAccountName": bool(spec.service_account_name),
-            "spec.verify": spec.verify is not None,
-            "spec.include": bool(spec.include),
-        }
-        return next((name for name, is_asked in asked.items() if is_asked), "")
-
     async def fetch(
         self, source: GitRepository, current: Artifact | None, status: StatusSession
     ) -> Fetched | Unchanged:
         """Look what the remote has; fetch it unless it is stored in just this form."""
-        unsupported = self.unsupported(source)
-        if unsupported:
-            raise SourceError(None, "NotSupported", f"{unsupported} is not supported yet", stalls=True)
+        services = self._services
+        run = _Run(source, current, status, GitIncludes(services, source), GitVerification(services, source, status))
+        run.verification.begin()
         try:
             request = await self._request(source)
+            await run.includes.find(status)
             revision = await self._fetcher.resolve(request)
-            if current is not None and revision == current.revision and self._is_same_content(source, status):
+            if await run.has(revision):
                 return _unchanged(revision)
-            if current is None or revision != current.revision:
-                outdated(status, Reason.NEW_REVISION, f"new upstream revision '{revision}'")
             found = await self._fetcher.fetch(request, revision)
         except FetchError as error:
             raise SourceError(ConditionType.FETCH_FAILED, error.reason, error.message, stalls=error.stalls) from error
-        if current is not None and found.revision == current.revision and self._is_same_content(source, status):
+        if await run.has(found.revision):
             return _unchanged(found.revision)
-        try:
-            tree = await offload(apply_ignore, found.tree, source.spec.ignore)
-        except IgnoreError as error:
-            message = f"failed to load source ignore patterns from repository: {error}"
-            raise SourceError(ConditionType.STORAGE_OPERATION_FAILED, Reason.SOURCE_IGNORE_ERROR, message) from error
-        return Fetched(
-            revision=found.revision,
-            file_name=f"{found.commit}.tar.gz",
-            content=tree,
-            stored=f"stored artifact for revision '{found.revision}'",
-            told=f"stored artifact for commit '{_cut(found.message_subject)}'",
-            observed=_observed(source),
-        )
+        status.delete(ConditionType.FETCH_FAILED)
+        await run.verification.check(found)
+        return await self._made(run, found)
 
-    def _is_same_content(self, source: GitRepository, status: StatusSession) -> bool:
-        """Whether what is stored was made with today's settings (`spec/source.md` 5.4)."""
-        spec, seen = source.spec, source.status
-        return (
-            status.is_true(ConditionType.ARTIFACT_IN_STORAGE)
-            and spec.ignore == seen.observed_ignore
-            and spec.recurse_submodules == seen.observed_recurse_submodules
-            and spec.include == seen.observed_include
-            and spec.sparse_checkout == seen.observed_sparse_checkout
+    async def _made(self, run: _Run, found: git.Fetched) -> Fetched:
+        """The artifact of what was fetched and verified."""
+        source, revision = run.source, found.revision
+        if run.current is None or revision != run.current.revision:
+            outdated(run.status, Reason.NEW_REVISION, f"new upstream revision '{revision}'")
+        tree = await run.includes.lay_over(found.tree) if source.spec.include else found.tree
+        return Fetched(
+            revision=revision,
+            file_name=f"{found.commit}.tar.gz",
+            content=tree if found.is_filtered else await _filtered(tree, source.spec.ignore),
+            stored=f"stored artifact for revision '{revision}'",
+            told=f"stored artifact for commit '{_cut(found.message_subject)}'",
+            observed=_observed(source) | run.includes.observed,
         )
 
     async def _request(self, source: GitRepository) -> GitRequest:
+        """What to ask for. Who we are may have to be asked of others first, which the object's timeout bounds too."""
         spec = source.spec
-        url = parse(spec.url)
-        auth = await self._auth(source)
-        if not self._services.settings.insecure_allow_http:
-            refuse_plain_http(url, auth)
+        try:
+            async with asyncio.timeout(spec.timeout_seconds):
+                auth = await GitAccess(self._services, source).find()
+        except TimeoutError as error:
+            message = f"failed to configure authentication options: no answer within {spec.timeout_seconds:g}s"
+            raise FetchError(Reason.AUTHENTICATION_FAILED, message) from error
         ref = spec.ref
         return GitRequest(
             url=spec.url,
@@ -111,33 +125,18 @@ class GitSource:
             timeout=spec.timeout_seconds,
             recurse_submodules=spec.recurse_submodules,
             sparse=spec.sparse_checkout,
+            # Rules apply to the whole of what is merged, so nothing is left out before that.
+            leave_out=not spec.include,
+            ignore=spec.ignore,
         )
 
-    async def _auth(self, source: GitRepository) -> GitAuth:
-        spec, namespace = source.spec, source.metadata.namespace
-        data: Mapping[str, bytes] | None = None
-        proxy: Mapping[str, bytes] | None = None
-        name = ""
-        if spec.proxy_secret_ref is not None:
-            proxy_name = f"{namespace}/{spec.proxy_secret_ref.name}"
-            proxy = await self._secret(namespace, spec.proxy_secret_ref.name, _PROXY_UNREADABLE.format(proxy_name))
-        if spec.secret_ref is not None:
-            name = f"{namespace}/{spec.secret_ref.name}"
-            # The prefix is really doubled upstream, and dashboards match on it.
-            prefix = f"failed to get secret '{name}': failed to get secret '{name}': "
-            data = await self._secret(namespace, spec.secret_ref.name, prefix)
-        return git_auth(spec.url, data, secret=name, proxy=proxy)
 
-    async def _secret(self, namespace: str, name: str, problem: str) -> Mapping[str, bytes]:
-        try:
-            secret = await self._services.secrets.get(namespace, name)
-        except GitopsdError as error:
-            message = f"{problem}{error}"
-            raise SourceError(ConditionType.FETCH_FAILED, Reason.AUTHENTICATION_FAILED, message) from error
-        return secret.data
-
-
-_PROXY_UNREADABLE = "failed to configure proxy options: failed to get secret '{}': "
+async def _filtered(tree: FileTree, ignore: str | None) -> FileTree:
+    try:
+        return await offload(apply_ignore, tree, ignore)
+    except IgnoreError as error:
+        message = f"failed to load source ignore patterns from repository: {error}"
+        raise SourceError(ConditionType.STORAGE_OPERATION_FAILED, Reason.SOURCE_IGNORE_ERROR, message) from error
 
 
 def _cut(subject: str) -> str:
@@ -158,6 +157,5 @@ def _observed(source: GitRepository) -> dict[str, object]:
     return {
         "observedIgnore": spec.ignore,
         "observedRecurseSubmodules": spec.recurse_submodules or None,
-        "observedInclude": [item.to_builtins() for item in spec.include] or None,
         "observedSparseCheckout": list(spec.sparse_checkout) or None,
     }

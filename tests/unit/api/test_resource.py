@@ -74,7 +74,6 @@ def test_nulls_count_as_unset() -> None:
         ({"interval": "9999999999h"}, "$.spec", "invalid duration"),
         ({"interval": 60}, "$.spec.interval", "Expected `str`"),
         ({"timeout": "1h"}, "$.spec.timeout", "matching regex"),
-        ({"url": "git://example.com/app"}, "$.spec.url", "matching regex"),
         ({"provider": "gitlab"}, "$.spec.provider", "Invalid enum value 'gitlab'"),
         ({"suspend": "true"}, "$.spec.suspend", "Expected `bool`"),
         ({"include": [{"fromPath": "x"}]}, "$.spec.include[0]", "missing required field `repository`"),
