@@ -10,8 +10,8 @@ Invariant: an authority or log counts only during the time for which the root vo
 from __future__ import annotations
 
 import struct
-from datetime import UTC, datetime
-from typing import TYPE_CHECKING
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Final
 
 import msgspec
 from cryptography import x509
@@ -34,6 +34,8 @@ from gitopsd.fetch.trustroot import TrustRoot
 
 if TYPE_CHECKING:
     from sigstore.verify import Verifier
+
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class KeylessCheck:
@@ -122,4 +124,4 @@ def _logged(raw: bytes) -> datetime | None:
     """When the log says that it saw a bundle; newer logs leave that to timestamp authorities."""
     entries = msgspec.json.decode(raw, type=_Times).verification_material.tlog_entries
     seconds = int(entries[0].integrated_time or 0) if entries else 0
-    return datetime.fromtimestamp(seconds, UTC) if seconds else None
+    return _EPOCH + timedelta(seconds=seconds) if seconds else None

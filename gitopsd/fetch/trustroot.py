@@ -202,7 +202,7 @@ def fetch_root(url: str, first: bytes = b"") -> bytes:
     from tuf.ngclient.updater import Updater
     from tuf.ngclient.urllib3_fetcher import Urllib3Fetcher
 
-    first = first or _embedded_root(url)
+    first = first or embedded_root(url)
     config = UpdaterConfig(targets_max_length=ROOT_LIMIT)
     try:
         with tempfile.TemporaryDirectory(prefix="gitopsd-tuf-") as folder:
@@ -221,5 +221,6 @@ def fetch_root(url: str, first: bytes = b"") -> bytes:
         ) from error
 
 
-def _embedded_root(url: str) -> bytes:
+def embedded_root(url: str) -> bytes:
+    """The first root of a repository that the sigstore library knows."""
     return (resources.files("sigstore") / "_store" / quote(url, safe="") / "root.json").read_bytes()
