@@ -196,9 +196,9 @@ class SourceFollower:
         self._has_seen = has_seen
 
     def has_attempted(self, key: ObjectKey, revision: str) -> bool:
-        """Whether the status of `key` speaks of `revision` already."""
+        """Whether the status of `key` speaks of `revision` already; who waits for something takes any news."""
         obj = self._newest(key)
-        return obj is not None and self._has_seen(obj, revision)
+        return obj is not None and self._has_seen(obj, revision) and not self.waits_for_dependency(key)
 
     def waits_for_dependency(self, key: ObjectKey) -> bool:
         """Whether the last run of `key` ended because something it needs was not there."""
