@@ -132,6 +132,11 @@ artifact_memory = _gauge("gitopsd_artifact_memory_bytes", "Bytes of fetched file
 git_requests = _counter(
     "gitopsd_git_requests_total", "Requests to Git servers, by operation and result.", "operation", "result"
 )
+git_packs = _counter(
+    "gitopsd_git_packs_total", "Commits that were fetched in full, as an update, or found among what is kept.", "kind"
+)
+git_pack_bytes = _counter("gitopsd_git_pack_bytes_total", "Bytes of packs received from Git servers.", "kind")
+git_kept = _gauge("gitopsd_git_kept_bytes", "Bytes on disk that are kept of repositories.")
 build_cache = _counter("gitopsd_build_cache_total", "Look-ups in the build cache.", "result")
 
 

@@ -5,6 +5,10 @@ notes where it is. Then it resolves the deltas from their bases outwards, so tha
 left over. An object is filed under the hash of the content that was really there: nothing can be asked for under a
 wrong name. Contents are kept in a cache of bounded size, and made again when they fell out of it.
 
+A thin pack has deltas against objects that are `outside` of it: contents that are known under their own hash already.
+A pack that was read once can be opened again by its `Columns`, without walking it: then every object that is asked for
+is checked against its hash again, because a disk has held it meanwhile.
+
 Knows packs, zlib and deltas; refuses to know the network and what commits and trees mean. Blocking: belongs into a
 thread, where `Stop` ends it early.
 Invariants: no allocation follows a number that the pack merely claims; no recursion.
@@ -14,7 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import io
-import mmap
 import zlib
 from array import array
 from bisect import bisect_left
@@ -25,15 +28,15 @@ from dulwich.errors import ApplyDeltaError  # noqa: TID251 - one of the modules 
 from dulwich.pack import apply_delta  # noqa: TID251
 
 from gitopsd.fetch.errors import RemoteError
+from gitopsd.fetch.gitobjects import KINDS, Bytes, Columns, Objects
 from gitopsd.fetch.gitspool import HEADER_SIZE, PackLimits, Stop, read_header
 
-COMMIT, TREE, BLOB, TAG = 1, 2, 3, 4
-KINDS = {COMMIT: "commit", TREE: "tree", BLOB: "blob", TAG: "tag"}
 _OFFSET_DELTA, _HASH_DELTA = 6, 7
 _HASH_SIZE = 20
 _HEADERS = {kind: name.encode() + b" " for kind, name in KINDS.items()}
 _PIECE = 1 << 20
 _NO_BASE = -1
+_OUTSIDE = -2
 # What a kept object takes besides its content.
 _CACHE_COST = 128
 
@@ -41,27 +44,52 @@ _CACHE_COST = 128
 class Pack:
     """The objects of one pack, by hash. Reads everything when made: blocking. Raises RemoteError for any flaw.
 
-    A delta against an object outside the pack is a flaw: we asked for a pack that stands alone.
+    A delta against an object that is neither in the pack nor in `outside` is a flaw.
     """
 
-    def __init__(self, data: bytes | mmap.mmap, limits: PackLimits, stop: Stop) -> None:
+    def __init__(
+        self,
+        data: Bytes,
+        limits: PackLimits,
+        stop: Stop,
+        *,
+        outside: Objects | None = None,
+        columns: Columns | None = None,
+    ) -> None:
+        """With its `columns`, the pack is one that was read before."""
         self._data = data
         self._limits = limits
         self._stop = stop
+        self._outside = outside
         self._inflated = 0
-        # Objects by number, in the order of the pack. Columns of plain numbers and not one object each: half a million
-        # objects would keep the garbage collector, and with it the event loop, busy for half a second.
-        self._offsets = array("Q")
-        self._kinds = bytearray()
-        self._starts = array("Q")
-        self._sizes = array("Q")
-        self._bases = array("q")
-        self._depths = bytearray()
-        self._numbers: dict[bytes, int] = {}
         self._cache: OrderedDict[int, bytes] = OrderedDict()
         self._cached = 0
         self._largest_kept = limits.cached_bytes // 4
-        self._read()
+        self._is_known = columns is not None
+        # Objects by number, in the order of the pack. Columns of plain numbers and not one object each: half a million
+        # objects would keep the garbage collector, and with it the event loop, busy for half a second.
+        columns = columns or Columns(bytearray(), array("Q"), array("Q"), array("q"), {})
+        self._kinds, self._starts, self._sizes = columns.kinds, columns.starts, columns.sizes
+        self._bases, self._numbers = columns.bases, columns.numbers
+        self._offsets = array("Q")
+        self._depths = bytearray()
+        if not self._is_known:
+            self._read()
+
+    @property
+    def columns(self) -> Columns:
+        """What it takes to open the pack again."""
+        return Columns(self._kinds, self._starts, self._sizes, self._bases, self._numbers)
+
+    @property
+    def data(self) -> Bytes:
+        """The pack as it came."""
+        return self._data
+
+    @property
+    def stands_alone(self) -> bool:
+        """Whether no delta needs an object from outside."""
+        return _OUTSIDE not in self._bases
 
     def __len__(self) -> int:
         return len(self._numbers)
@@ -69,12 +97,22 @@ class Pack:
     def __contains__(self, wanted: str) -> bool:
         return bytes.fromhex(wanted) in self._numbers
 
+    def has(self, wanted: bytes) -> bool:
+        """Whether the object with this hash (20 bytes) is in the pack."""
+        return wanted in self._numbers
+
     def get(self, wanted: bytes) -> tuple[int, bytes]:
         """Kind and content of the object with this hash (20 bytes). Raises RemoteError when it did not come."""
         number = self._numbers.get(wanted)
         if number is None:
             raise RemoteError(f"object {wanted.hex()} is not in the pack", rule="missing-object")
-        return self._kinds[number], self._content(number)
+        kind, content = self._kinds[number], self._content(number)
+        if self._is_known:
+            hashed = _hash_of(kind, len(content))
+            hashed.update(content)
+            if hashed.digest() != wanted:
+                raise RemoteError(f"object {wanted.hex()} is not what it was", rule="hash")
+        return kind, content
 
     def _read(self) -> None:
         """Find out where every object is, then resolve the deltas."""
@@ -93,11 +131,9 @@ class Pack:
     def _check_trailer(self) -> None:
         hashed = hashlib.sha1(usedforsecurity=False)
         end = len(self._data) - _HASH_SIZE
-        with memoryview(self._data) as view:
-            for start in range(0, max(end, 0), _PIECE):
-                self._stop.check()
-                with view[start : min(start + _PIECE, end)] as part:
-                    hashed.update(part)
+        for start in range(0, max(end, 0), _PIECE):
+            self._stop.check()
+            hashed.update(self._data[start : min(start + _PIECE, end)])
         if end < HEADER_SIZE or hashed.digest() != self._data[end:]:
             raise RemoteError("the pack does not match its checksum", rule="pack-checksum")
 
@@ -230,23 +266,36 @@ class Pack:
             raise RemoteError(f"{len(pending)} deltas have no base in the pack", rule="delta")
 
     def _base_of(self, number: int) -> int:
-        """The resolved object that a delta is against; _NO_BASE while there is none."""
+        """The resolved object that a delta is against, or _OUTSIDE; _NO_BASE while there is none."""
         base = self._bases[number]
         if base == _NO_BASE:
-            start = self._starts[number]
-            return self._numbers.get(self._data[start - _HASH_SIZE : start], _NO_BASE)
+            wanted = self._base_hash(number)
+            found = self._numbers.get(wanted, _NO_BASE)
+            is_outside = found == _NO_BASE and self._outside is not None and self._outside.has(wanted)
+            return _OUTSIDE if is_outside else found
         return base if self._kinds[base] in KINDS else _NO_BASE
 
+    def _base_hash(self, number: int) -> bytes:
+        start = self._starts[number]
+        return self._data[start - _HASH_SIZE : start]
+
+    def _from_outside(self, number: int) -> tuple[int, bytes]:
+        """Kind and content of the object outside of the pack that a delta is against."""
+        if self._outside is None:
+            raise RemoteError("a delta has no base in the pack", rule="delta")
+        return self._outside.get(self._base_hash(number))
+
     def _resolve_one(self, number: int, base: int) -> None:
-        if self._depths[base] >= self._limits.chain:
+        depth = 0 if base == _OUTSIDE else self._depths[base]
+        if depth >= self._limits.chain:
             raise RemoteError(f"a chain of deltas is longer than {self._limits.chain}", rule="delta-chain")
-        kind = self._kinds[base]
-        content = self._patched(self._content(base), number)
+        kind, before = self._from_outside(number) if base == _OUTSIDE else (self._kinds[base], self._content(base))
+        content = self._patched(before, number)
         hashed = _hash_of(kind, len(content))
         hashed.update(content)
         self._kinds[number] = kind
         self._bases[number] = base
-        self._depths[number] = self._depths[base] + 1
+        self._depths[number] = depth + 1
         self._file(number, hashed.digest(), content)
 
     def _patched(self, base: bytes, number: int) -> bytes:
@@ -291,8 +340,8 @@ class Pack:
         content = self._cache.get(number)
         while content is None:
             base = self._bases[number]
-            if base == _NO_BASE:
-                content, _ = self._inflated_bytes(self._starts[number], self._sizes[number])
+            if base < 0:
+                content = self._root(number, base)
                 self._keep(number, content)
                 break
             chain.append(number)
@@ -302,6 +351,12 @@ class Pack:
             content = self._patched(content, delta)
             self._keep(delta, content)
         return content
+
+    def _root(self, number: int, base: int) -> bytes:
+        """The content of an object that no other one in the pack is needed for."""
+        if base == _OUTSIDE:
+            return self._patched(self._from_outside(number)[1], number)
+        return self._inflated_bytes(self._starts[number], self._sizes[number])[0]
 
 
 def _hash_of(kind: int, size: int) -> hashlib._Hash:

@@ -85,6 +85,11 @@ class GitRef:
         return names
 
     @property
+    def prefixes(self) -> tuple[str, ...]:
+        """What to list in order to find it. Raises UnresolvedError as `reference` does."""
+        return ("refs/tags/",) if self.is_range else self.candidates
+
+    @property
     def label(self) -> str:
         """What stands before the `@` of a revision."""
         return self.name or self.tag or self.branch or self.short or "master"

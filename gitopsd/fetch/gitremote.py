@@ -2,7 +2,9 @@
 
 Theory of operation. Over HTTP, version 2 of the protocol needs no greeting once it is known what the server can do:
 `Servers` remembers that for a while, so that looking for changes is a single request. A server that no longer answers
-to it is greeted again. Packs are read in a thread, which ends when its caller is cancelled or the time is up.
+to it is greeted again. Packs are read in a thread, which ends when its caller is cancelled or the time is up. Where
+something is kept of the repository (`gitcache`), the server is told, and sends only what is new; when anything is wrong
+with its answer, everything is fetched at once.
 
 Knows which transport a URL needs and when to ask again; refuses to know what is wanted and why.
 """
@@ -19,14 +21,18 @@ from importlib import import_module
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+from gitopsd import metrics
 from gitopsd.fetch.auth import GitAuth, SshRules
 from gitopsd.fetch.errors import AskedInVainError, RemoteError
+from gitopsd.fetch.gitcache import Kept, ObjectCache
 from gitopsd.fetch.githttp import HttpClient
+from gitopsd.fetch.gitobjects import COMMIT, Objects
 from gitopsd.fetch.gitpack import Pack
 from gitopsd.fetch.gitref import UnresolvedError
 from gitopsd.fetch.gitspool import PackBuffer, PackLimits, Stop
-from gitopsd.fetch.gittree import TreeBounds
+from gitopsd.fetch.gittree import TreeBounds, peel
 from gitopsd.fetch.giturl import GitURL
+from gitopsd.fetch.gitview import laid_over
 from gitopsd.fetch.gitwire import (
     Advertisement,
     Channel,
@@ -88,12 +94,13 @@ class Servers:
 class Transports:
     """The clients behind every conversation."""
 
-    def __init__(self, http: HttpRules, ssh: SshRules, limits: GitLimits) -> None:
+    def __init__(self, http: HttpRules, ssh: SshRules, limits: GitLimits, cache: ObjectCache | None = None) -> None:
         self._http = HttpClient(http)
         self._ssh_rules = ssh
         self._ssh: _Opener | None = None
         self._servers = Servers()
         self._limits = limits
+        self._cache = cache
 
     async def aclose(self) -> None:
         """Close every kept connection."""
@@ -101,12 +108,21 @@ class Transports:
 
     @asynccontextmanager
     async def remote(
-        self, url: GitURL, auth: GitAuth, deadline: float, packs: ExitStack, *, is_foreign: bool = False
+        self,
+        url: GitURL,
+        auth: GitAuth,
+        deadline: float,
+        packs: ExitStack,
+        *,
+        is_foreign: bool = False,
+        account: str = "",
     ) -> AsyncIterator[Remote]:
         """Talk to one repository until `deadline` (a `time.monotonic()`). Its packs live as long as `packs`.
 
-        `is_foreign` says that not the operator but a repository named the address.
+        `is_foreign` says that not the operator but a repository named the address. `account` stands for the credentials
+        where these change by themselves.
         """
+        shelf = None if self._cache is None else _Shelf(self._cache, repository_key(url, auth, account, is_foreign))
         async with AsyncExitStack() as channels:
             known: _Known | None = None
             if url.scheme != "ssh":
@@ -118,7 +134,7 @@ class Transports:
                     return await channels.enter_async_context(ssh.channel(url, auth))
                 return await channels.enter_async_context(self._http.channel(url, auth, is_foreign=is_foreign))
 
-            remote = Remote(connect, known, self._limits, Stop(deadline), packs)
+            remote = Remote(connect, known, self._limits, Stop(deadline), packs, shelf)
             try:
                 yield remote
             finally:
@@ -158,6 +174,52 @@ class _Known:
         self.servers.forget(self.url, self.auth)
 
 
+RepositoryKey = tuple[GitURL, GitAuth | str, bool]
+
+
+def repository_key(url: GitURL, auth: GitAuth, account: str, is_foreign: bool) -> RepositoryKey:
+    """What two requests have in common that may share what a server said: address, credentials and rules."""
+    return url, account or auth, is_foreign
+
+
+class _Shelf:
+    """What is kept of one repository. Everything blocks."""
+
+    def __init__(self, cache: ObjectCache, key: RepositoryKey) -> None:
+        self._cache = cache
+        self._key = key
+
+    def open(self, want: str, stop: Stop) -> Kept | None:
+        kept = self._cache.open(self._key, stop)
+        if kept is not None and kept.holds(want):
+            self._cache.touch(self._key, want)
+        return kept
+
+    def keep(self, pack: Pack, want: str, stop: Stop, *, anew: bool) -> None:
+        """Keep a pack that stands alone; `anew` lets go of what was kept before."""
+        if anew:
+            self._cache.forget(self._key)
+        self._add(pack, pack, want, stop, None)
+
+    def lay(self, pack: Pack, kept: Kept, want: str, stop: Stop) -> Objects:
+        """Lay an update over what is kept, and keep it. Raises RemoteError when the two are not all of `want`."""
+        found = laid_over(pack, kept, want, stop)
+        if found is pack:
+            self.keep(pack, want, stop, anew=True)
+        else:
+            self._add(pack, found, want, stop, kept)
+        return found
+
+    def _add(self, pack: Pack, found: Objects, want: str, stop: Stop, base: Kept | None) -> None:
+        try:
+            commit = peel(found, want)[0]
+            is_commit = found.get(bytes.fromhex(commit))[0] == COMMIT
+        except RemoteError:
+            return  # whoever reads it will be told what is wrong with it
+        if is_commit:
+            self._cache.keep(self._key, pack, (want, commit), stop, base=base)
+
+
 class Remote:
     """A repository that can be asked. `stop` is when to end, for what works on its packs in threads."""
 
@@ -168,11 +230,13 @@ class Remote:
         limits: GitLimits,
         stop: Stop,
         packs: ExitStack,
+        shelf: _Shelf | None = None,
     ) -> None:
         self._connect = connect
         self._known = known
         self._limits = limits
         self._packs = packs
+        self._shelf = shelf
         self._channel: Channel | None = None
         self._server: Advertisement | None = None
         self._is_greeted = False
@@ -194,14 +258,45 @@ class Remote:
                 return False
             raise
 
-    async def fetch(self, request: PackRequest) -> Pack:
-        """Fetch a pack and check all of it. Raises AskedInVainError when the server refuses what is wanted."""
-        buffer = PackBuffer(self._limits.pack, self._limits.spool)
-        self._packs.callback(buffer.close)
-        await self._ask(lambda channel, server: fetch_pack(channel, server, request, buffer, self._limits.wire))
-        return await self.in_thread(lambda stop: Pack(buffer.content(), self._limits.pack, stop))
+    async def fetch(self, request: PackRequest) -> Objects:
+        """Fetch a pack and check all of it. Raises AskedInVainError when the server refuses what is wanted.
 
-    async def commit(self, wanted: str) -> Pack:
+        Of single commits and tags, what is kept is not fetched again.
+        """
+        if self._shelf is None or request.depth != 1 or request.filter or len(request.wants) != 1:
+            return await self._receive(request, "full")
+        shelf, want = self._shelf, request.wants[0]
+        kept = await self.in_thread(lambda stop: shelf.open(want, stop))
+        if kept is not None:
+            self._packs.callback(kept.close)
+            if kept.holds(want):
+                metrics.git_packs.labels("kept").inc()
+                return kept
+            try:
+                return await self._update(shelf, kept, want)
+            except RemoteError:
+                await self.renew()
+        pack = await self._receive(request, "full")
+        await self.in_thread(lambda stop: shelf.keep(pack, want, stop, anew=kept is not None))
+        return pack
+
+    async def _update(self, shelf: _Shelf, kept: Kept, want: str) -> Objects:
+        pack = await self._receive(PackRequest((want,), haves=kept.haves), "update", kept)
+        return await self.in_thread(lambda stop: shelf.lay(pack, kept, want, stop))
+
+    async def _receive(self, request: PackRequest, kind: str, outside: Objects | None = None) -> Pack:
+        async def question(channel: Channel, server: Advertisement) -> PackBuffer:
+            buffer = PackBuffer(self._limits.pack, self._limits.spool)
+            self._packs.callback(buffer.close)
+            await fetch_pack(channel, server, request, buffer, self._limits.wire)
+            return buffer
+
+        buffer = await self._ask(question)
+        metrics.git_packs.labels(kind).inc()
+        metrics.git_pack_bytes.labels(kind).inc(buffer.size)
+        return await self.in_thread(lambda stop: Pack(buffer.content(), self._limits.pack, stop, outside=outside))
+
+    async def commit(self, wanted: str) -> Objects:
         """Fetch one commit by its hash; where the server refuses that, from the history of its branches.
 
         Raises UnresolvedError when no branch has it.

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import IO
 
 from gitopsd.fetch.errors import RemoteError
+from gitopsd.fetch.gitobjects import Bytes
 from gitopsd.tasks import offload
 
 HEADER_SIZE = 12
@@ -108,7 +109,7 @@ class PackBuffer:
         self._chunks = []
 
 
-def read_header(data: bytes | mmap.mmap, limits: PackLimits) -> int:
+def read_header(data: Bytes, limits: PackLimits) -> int:
     """The number of objects that a pack claims to hold. Raises RemoteError when it cannot be one, or is too large."""
     if len(data) < HEADER_SIZE or data[:4] != b"PACK" or int.from_bytes(data[4:8], "big") not in {2, 3}:
         raise RemoteError("the pack does not begin like one", rule="pack")

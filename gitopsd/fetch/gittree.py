@@ -17,7 +17,7 @@ from posixpath import normpath
 from gitopsd.artifact.ignore import IGNORE_FILE, IgnoreError, ignore_matcher
 from gitopsd.artifact.tree import decode_path, shown
 from gitopsd.fetch.errors import RemoteError, printable
-from gitopsd.fetch.gitpack import BLOB, COMMIT, KINDS, TAG, TREE, Pack
+from gitopsd.fetch.gitobjects import BLOB, COMMIT, KINDS, TAG, TREE, Objects
 from gitopsd.fetch.gitspool import Stop
 
 _PEEL_LIMIT = 16
@@ -46,7 +46,7 @@ class Commit:
     raw: bytes = field(repr=False)
 
 
-def read_commit(pack: Pack, wanted: str) -> Commit:
+def read_commit(pack: Objects, wanted: str) -> Commit:
     """Read a commit that came in `pack`; strict about exactly what Git itself is strict about."""
     kind, raw = pack.get(bytes.fromhex(wanted))
     if kind != COMMIT:
@@ -72,7 +72,7 @@ def _subject(line: bytes) -> str:
     return printable(line, _SUBJECT_LIMIT)
 
 
-def peel(pack: Pack, wanted: str) -> tuple[str, bytes]:
+def peel(pack: Objects, wanted: str) -> tuple[str, bytes]:
     """Follow tags from `wanted` to what they name: its hash, and the outermost tag object (empty without one)."""
     outermost = b""
     promised: int | None = None
@@ -110,7 +110,7 @@ class Checkout:
     `files` maps a path to the number of its pack (two bytes) and the hash: one value that no garbage collector visits.
     """
 
-    packs: list[Pack] = field(default_factory=list)
+    packs: list[Objects] = field(default_factory=list)
     files: dict[str, bytes] = field(default_factory=dict)
     executables: set[str] = field(default_factory=set)
     directories: set[str] = field(default_factory=set)
@@ -135,7 +135,7 @@ class Checkout:
 
 
 class _Contents(Mapping[str, bytes]):
-    def __init__(self, packs: Sequence[Pack], files: Mapping[str, bytes]) -> None:
+    def __init__(self, packs: Sequence[Objects], files: Mapping[str, bytes]) -> None:
         self._packs = packs
         self._files = files
 
@@ -200,7 +200,7 @@ def _plain(entry: str) -> str:
     return "" if path == "." else path
 
 
-def modules_file(pack: Pack, tree: str, bounds: TreeBounds) -> bytes | None:
+def modules_file(pack: Objects, tree: str, bounds: TreeBounds) -> bytes | None:
     """The content of `.gitmodules` at the root of a tree; None without one. Raises RemoteError when it is no file."""
     _, data = pack.get(bytes.fromhex(tree))
     for mode, name, child in _entries(data, bounds):
@@ -213,7 +213,7 @@ def modules_file(pack: Pack, tree: str, bounds: TreeBounds) -> bytes | None:
 
 
 def read_tree(
-    pack: Pack, tree: str, bounds: TreeBounds, stop: Stop, sparse: Sparse, into: Checkout, prefix: str = ""
+    pack: Objects, tree: str, bounds: TreeBounds, stop: Stop, sparse: Sparse, into: Checkout, prefix: str = ""
 ) -> None:
     """Add what is below `tree` to `into`, each path with `prefix` before it. Raises RemoteError for what may not be."""
     into.packs.append(pack)

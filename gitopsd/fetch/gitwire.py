@@ -20,6 +20,8 @@ from gitopsd.fetch.gitpackets import Mark, Packets, packet
 AGENT = "git/gitopsd"
 CAPABILITIES_LIMIT = 64 * 1024
 _HASH = re.compile(rb"[0-9a-f]{40}")
+_ACKNOWLEDGED = re.compile(rb"ACK [0-9a-f]{40} (common|continue|ready)")
+_LAST_ACKNOWLEDGED = re.compile(rb"ACK [0-9a-f]{40}")
 _BAD_NAME = re.compile(rb"[\x00-\x20\x7f~^:?*\[\\]|\.\.|//|@\{|/\.|\.lock/|\.lock\Z|[/.]\Z")
 _LONGEST_NAME = 4096
 
@@ -237,12 +239,14 @@ def _command(name: str, server: Advertisement, arguments: Iterable[str]) -> byte
 class PackRequest:
     """Which objects to ask for: those reachable from `wants`, `depth` commits deep (0: all), less what `filter` names.
 
-    A `filter` is a hint: a server that cannot filter sends everything.
+    A `filter` is a hint: a server that cannot filter sends everything. `haves` are commits of which we have all files,
+    but no parents: what the server sends may leave those files out, and be deltas against them.
     """
 
     wants: tuple[str, ...]
     depth: int = 1
     filter: str = ""
+    haves: tuple[str, ...] = ()
 
 
 async def fetch_pack(
@@ -272,7 +276,13 @@ def _fetch_arguments(server: Advertisement, request: PackRequest) -> list[str]:
         arguments.append(f"deepen {request.depth}")
     if request.filter and server.offers("fetch", "filter"):
         arguments.append(f"filter {request.filter}")
-    return [*arguments, *(f"want {want}" for want in request.wants), "done"]
+    if request.haves:
+        arguments.append("thin-pack")
+    arguments += (f"want {want}" for want in request.wants)
+    arguments += (f"shallow {have}" for have in request.haves)
+    arguments += (f"have {have}" for have in request.haves)
+    # Said at once, "done" saves the acknowledgments, and with them a round trip: we know all that we have.
+    return [*arguments, "done"]
 
 
 async def _read_sections(packets: Packets) -> None:
@@ -303,6 +313,8 @@ def _old_request(server: Advertisement, request: PackRequest) -> bytes:
     asked = [bands, *(name for name in ("ofs-delta", "no-progress") if server.offers(name))]
     # Azure DevOps answers only clients that could negotiate, although a clone has nothing to negotiate about.
     asked += [name for name in ("multi_ack_detailed", "multi_ack") if server.offers(name)][:1]
+    if request.haves and server.offers("thin-pack"):
+        asked.append("thin-pack")
     if server.offers("agent"):
         asked.append(f"agent={AGENT}")
     lines = [f"want {want}" for want in request.wants]
@@ -310,15 +322,20 @@ def _old_request(server: Advertisement, request: PackRequest) -> bytes:
     if request.depth:
         if not server.offers("shallow"):
             raise RemoteError("the server cannot make shallow packs")
+        lines += [f"shallow {have}" for have in request.haves]
         lines.append(f"deepen {request.depth}")
-    return b"".join(map(packet, lines)) + b"0000" + packet("done")
+    known = [f"have {have}" for have in request.haves]
+    return b"".join(map(packet, lines)) + b"0000" + b"".join(map(packet, [*known, "done"]))
 
 
 async def _read_until_pack(packets: Packets, request: PackRequest) -> None:
     if request.depth:
         while (line := await packets.line()) is not Mark.FLUSH:
             _check_shallow(line)
-    if await packets.line() != b"NAK":
+    line = await packets.line()
+    while request.haves and isinstance(line, bytes) and _ACKNOWLEDGED.fullmatch(line):
+        line = await packets.line()
+    if line != b"NAK" and not (request.haves and isinstance(line, bytes) and _LAST_ACKNOWLEDGED.fullmatch(line)):
         raise RemoteError("protocol error: no NAK before the pack", rule="packet")
 
 

@@ -17,7 +17,7 @@ from gitopsd.fetch import giturl
 from gitopsd.fetch.auth import GitAuth
 from gitopsd.fetch.errors import RemoteError
 from gitopsd.fetch.gitmodules import read_modules
-from gitopsd.fetch.gitpack import Pack
+from gitopsd.fetch.gitobjects import Objects
 from gitopsd.fetch.gitremote import GitLimits, Remote, Transports
 from gitopsd.fetch.gitspool import Stop
 from gitopsd.fetch.gittree import Checkout, Commit, Sparse, modules_file, read_commit, read_tree
@@ -32,7 +32,7 @@ class _Level:
 
     prefix: str
     url: GitURL
-    pack: Pack
+    pack: Objects
     commit: Commit
     modules: Mapping[str, str]
     # The repositories it is in, itself last: address and commit.
@@ -50,6 +50,8 @@ class Submodules:
         auth: GitAuth,
         deadline: float,
         packs: ExitStack,
+        *,
+        account: str = "",
     ) -> None:
         self._transports = transports
         self._limits = limits
@@ -57,8 +59,9 @@ class Submodules:
         self._auth = auth
         self._deadline = deadline
         self._packs = packs
+        self._account = account
 
-    async def add(self, remote: Remote, checkout: Checkout, sparse: Sparse, pack: Pack, commit: Commit) -> None:
+    async def add(self, remote: Remote, checkout: Checkout, sparse: Sparse, pack: Objects, commit: Commit) -> None:
         """Add the files of all submodules, and of theirs, to `checkout`. Raises RemoteError."""
         ancestry: tuple[tuple[str, str], ...] = ((self._url.bare, commit.hash),)
         levels = [_Level("", self._url, pack, commit, _drained(checkout), ancestry)]
@@ -77,11 +80,11 @@ class Submodules:
                     ancestry = (*level.ancestry, (url.bare, wanted))
                     levels.append(_Level(f"{path}/", url, *found, _drained(checkout), ancestry))
 
-    async def _fetch(self, url: GitURL, path: str, wanted: str) -> tuple[Pack, Commit]:
+    async def _fetch(self, url: GitURL, path: str, wanted: str) -> tuple[Objects, Commit]:
         auth = self._auth_for(url, path)
-        opened = self._transports.remote(
-            url, auth, self._deadline, self._packs, is_foreign=url.origin != self._url.origin
-        )
+        is_foreign = url.origin != self._url.origin
+        account = "" if is_foreign else self._account
+        opened = self._transports.remote(url, auth, self._deadline, self._packs, is_foreign=is_foreign, account=account)
         try:
             async with opened as remote:
                 pack = await remote.commit(wanted)
@@ -105,7 +108,7 @@ def _drained(checkout: Checkout) -> Mapping[str, str]:
 
 
 def _read(
-    found: tuple[Pack, Commit], limits: GitLimits, sparse: Sparse, checkout: Checkout, path: str, stop: Stop
+    found: tuple[Objects, Commit], limits: GitLimits, sparse: Sparse, checkout: Checkout, path: str, stop: Stop
 ) -> None:
     pack, commit = found
     read_tree(pack, commit.tree, limits.tree, stop, sparse, checkout, f"{path}/")
