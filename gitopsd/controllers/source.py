@@ -36,7 +36,7 @@ from gitopsd.runtime.controller import Result, Run, jittered
 from gitopsd.runtime.recorder import EventType, Recorder
 from gitopsd.runtime.status import StatusOwner, StatusSession
 from gitopsd.settings import Settings
-from gitopsd.tasks import TaskScope
+from gitopsd.tasks import TaskScope, offload
 
 log = structlog.get_logger()
 
@@ -335,7 +335,10 @@ class SourceReconciler(Generic[S]):
         store = self._parts.store
         content, name = fetched.content, fetched.file_name
         if isinstance(content, Path):
-            return await store.put_file(key, fetched.revision, name, content, metadata=fetched.metadata)
+            try:
+                return await store.put_file(key, fetched.revision, name, content, metadata=fetched.metadata)
+            finally:
+                await offload(content.unlink, missing_ok=True)
         if isinstance(content, bytes):
             return await store.put_bytes(key, fetched.revision, name, content, metadata=fetched.metadata)
         return await store.put(key, fetched.revision, name, content, metadata=fetched.metadata)
