@@ -178,7 +178,7 @@ def test_a_later_kind_is_told_that_it_is_one(stage: Stage) -> None:
     assert condition(seen, "Stalled")["status"] == "True"
 
 
-def test_a_source_that_did_not_move_costs_no_new_artifact(stage: Stage) -> None:
+def test_s5_4_a_source_that_did_not_move_costs_no_new_artifact(stage: Stage) -> None:
     """spec/source.md 5.4"""
     stage.push({"cm.yaml": config_map("one")})
     stage.source()

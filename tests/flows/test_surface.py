@@ -69,7 +69,7 @@ def test_probes_answer(daemon: Daemon, path: str) -> None:
     assert "passed" in daemon.get("health", f"{path}?verbose") or path.endswith("ping")
 
 
-def test_an_artifact_is_what_its_status_says(stage: Stage) -> None:
+def test_s4_1_an_artifact_is_what_its_status_says(stage: Stage) -> None:
     """spec/source.md 4.1, 4.3, 4.5"""
     stage.push(
         {"a.yaml": config_map("one"), "dir/run.sh": {"exec": "#!/bin/sh\n"}, "img.png": "x", "link": {"link": "a.yaml"}}

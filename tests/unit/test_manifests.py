@@ -83,7 +83,7 @@ def test_the_arguments_are_ones_the_daemon_knows_and_uses() -> None:
     assert read.watch_all_namespaces
 
 
-def test_artifacts_are_advertised_at_the_service_with_a_trailing_dot() -> None:
+def test_s4_5_artifacts_are_advertised_at_the_service_with_a_trailing_dot() -> None:
     """spec/source.md 4.5, spec/runtime.md 4.4."""
     (argument,) = [each for each in MANAGER["args"] if each.startswith("--storage-adv-addr=")]
     service = BY_SUBJECT["Service/flux-system/source-controller"]

@@ -58,7 +58,7 @@ def test_what_cannot_be_used_is_named(arguments: list[str], named: str) -> None:
         (":9090", "https://artifacts.example.com/", "https://artifacts.example.com"),
     ],
 )
-def test_the_advertised_prefix(address: str, advertised: str, expected: str) -> None:
+def test_s4_5_the_advertised_prefix(address: str, advertised: str, expected: str) -> None:
     """spec/source.md 4.5"""
     arguments = [f"--storage-addr={address}", f"--storage-adv-addr={advertised}"]
     assert parse(arguments, {"HOSTNAME": "pod-1"}).advertised_prefix == expected

@@ -19,7 +19,7 @@ _VERSIONS = st.builds(
 
 
 @pytest.mark.parametrize("text", ["v1.2.3", "1.2.3+b", "01.2.3", "v2025.02.03-rc.1", "1.0", "1"])
-def test_what_is_a_version(text: str) -> None:
+def test_s17_8_what_is_a_version(text: str) -> None:
     """spec/source.md 17.8; that a Git tag needs three parts is the fetcher's rule"""
     Version(text)
 
@@ -77,7 +77,7 @@ def test_what_is_none(text: str) -> None:
         ("1.2.3-rc.1 || 2", "1.2.3-rc.1"),
     ],
 )
-def test_a_range_matches(wanted: str, found: str) -> None:
+def test_s17_9_a_range_matches(wanted: str, found: str) -> None:
     """spec/source.md 17.9"""
     assert Range(wanted).matches(Version(found))
 
@@ -103,19 +103,19 @@ def test_a_range_matches(wanted: str, found: str) -> None:
         ("^0.0", "0.1.0"),
     ],
 )
-def test_a_range_does_not_match(wanted: str, found: str) -> None:
+def test_s17_10_a_range_does_not_match(wanted: str, found: str) -> None:
     """spec/source.md 17.10"""
     assert not Range(wanted).matches(Version(found))
 
 
 @pytest.mark.parametrize("text", ["", "  ", "latest", "1.2.3 ||", ">=", "1.2.3 foo", ">==1", "1.2.3;2", "1" * 300])
-def test_what_is_no_range(text: str) -> None:
+def test_s17_10_what_is_no_range(text: str) -> None:
     """spec/source.md 17.10: the empty string is an error"""
     with pytest.raises(VersionError):
         Range(text)
 
 
-def test_build_metadata_can_be_set_and_never_counts() -> None:
+def test_s17_11_build_metadata_can_be_set_and_never_counts() -> None:
     """spec/source.md 17.11"""
     changed = Version("v6.0.3+old").with_build("4e5cbb7b97d0.2")
     assert str(changed) == "6.0.3+4e5cbb7b97d0.2"

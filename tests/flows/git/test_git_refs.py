@@ -114,7 +114,7 @@ async def test_a_commit_and_its_tag_come_whole_for_verification(git_server, fetc
     assert (await fetcher.fetch(asking(branch="main"))).tag_object == b""
 
 
-async def test_equal_versions_are_decided_by_the_time_of_their_commits(git_server, fetcher, asking):
+async def test_s5_3_equal_versions_are_decided_by_the_time_of_their_commits(git_server, fetcher, asking):
     """spec/source.md 5.3: ties (build metadata) by later commit time."""
     repository = git_server.repository("app")
     repository.commit({"a": "1"}, tag="v1.0.0+z")

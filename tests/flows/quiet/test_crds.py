@@ -91,7 +91,7 @@ def test_kubectl_knows_short_names_categories_columns_and_descriptions(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_new_object_has_observed_no_generation(control_plane: ControlPlane, namespace: str, kind: str) -> None:
+def test_s1_a_new_object_has_observed_no_generation(control_plane: ControlPlane, namespace: str, kind: str) -> None:
     """spec/source.md 1: the default of status, which ExternalArtifact has not."""
     made = create(control_plane, namespace, an_object(kind))
     assert made.get("status") == (None if kind == "ExternalArtifact" else {"observedGeneration": -1})
@@ -99,7 +99,7 @@ def test_a_new_object_has_observed_no_generation(control_plane: ControlPlane, na
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_an_object_without_spec_is_accepted_and_read_as_broken(
+def test_s1_an_object_without_spec_is_accepted_and_read_as_broken(
     control_plane: ControlPlane, namespace: str, kind: str
 ) -> None:
     """spec/source.md 1: neither spec nor status is required at the root."""
@@ -126,7 +126,7 @@ DEFAULTS: dict[str, Obj] = {
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_the_server_fills_in_the_defaults_of_the_specification_and_no_more(
+def test_s5_the_server_fills_in_the_defaults_of_the_specification_and_no_more(
     control_plane: ControlPlane, namespace: str, kind: str
 ) -> None:
     """spec/source.md 5 to 9, spec/kustomize.md 1.2, spec/helm.md 1."""
@@ -254,7 +254,7 @@ REFUSED: list[tuple[str, Obj, str]] = [
 
 
 @pytest.mark.parametrize(("kind", "spec", "words"), REFUSED, ids=lambda value: str(value)[:50])
-def test_the_server_refuses_what_the_specification_refuses(
+def test_s5_the_server_refuses_what_the_specification_refuses(
     control_plane: ControlPlane, namespace: str, kind: str, spec: Obj, words: str
 ) -> None:
     """spec/source.md 5 to 10, spec/kustomize.md 1.2, spec/helm.md 1."""
@@ -411,7 +411,7 @@ def test_a_test_that_never_ran_may_be_null_in_the_history(control_plane: Control
     assert stored["status"]["history"] == [entry]
 
 
-def test_the_status_of_a_static_repository_can_be_emptied(control_plane: ControlPlane, namespace: str) -> None:
+def test_s7_3_the_status_of_a_static_repository_can_be_emptied(control_plane: ControlPlane, namespace: str) -> None:
     """spec/source.md 7.3: the default comes back only where status itself is missing."""
     made = create(control_plane, namespace, an_object("HelmRepository", type="oci", url="oci://h/r"))
     stored = write_status(control_plane, made, {})

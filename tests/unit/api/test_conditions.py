@@ -152,7 +152,7 @@ def test_the_list_begins_with_stalled_reconciling_ready_then_generation_then_typ
     assert [each.type for each in found] == ["Stalled", "Reconciling", "Ready", "Drifted", "Healthy", "Aaa"]
 
 
-def test_observing_moves_only_the_generation_of_one_condition() -> None:
+def test_s2_2_observing_moves_only_the_generation_of_one_condition() -> None:
     """spec/source.md 2.2 step 4: a suspended object's Ready follows the generation, the others keep theirs."""
     before = (condition("Ready"), condition("ArtifactInStorage"))
     after = conditions.observe(before, "Ready", 5)
@@ -210,7 +210,7 @@ def test_O10_entries_that_are_no_conditions_are_passed_over() -> None:
 # --- Ready as a summary (spec/source.md 3.3 and 17) -----------------------------------------------------------------
 
 
-def test_a_failure_wins_over_a_stored_artifact() -> None:
+def test_s17_16_a_failure_wins_over_a_stored_artifact() -> None:
     """spec/source.md 17, row 16."""
     found = (condition("Reconciling"), condition("FetchFailed"), condition("ArtifactInStorage"))
     after = conditions.summarise(found, GIT, 4, LATER)
@@ -220,7 +220,7 @@ def test_a_failure_wins_over_a_stored_artifact() -> None:
     assert ready.observed_generation == 4
 
 
-def test_only_good_news_is_ready() -> None:
+def test_s17_17_only_good_news_is_ready() -> None:
     """spec/source.md 17, row 17."""
     found = (condition("SourceVerified"), condition("ArtifactInStorage"))
     assert verdict(conditions.summarise(found, GIT, 1, LATER)) == (
@@ -230,7 +230,7 @@ def test_only_good_news_is_ready() -> None:
     )
 
 
-def test_a_bad_signature_wins_over_everything() -> None:
+def test_s17_18_a_bad_signature_wins_over_everything() -> None:
     """spec/source.md 17, row 18."""
     found = (condition("SourceVerified", "False"), condition("FetchFailed"), condition("Reconciling"))
     assert verdict(conditions.summarise(found, GIT, 1, LATER)) == (
@@ -246,7 +246,7 @@ def test_the_order_of_the_list_breaks_ties() -> None:
     assert verdict(after) == ("False", "StorageOperationFailedReason", "StorageOperationFailed message")
 
 
-def test_reconciling_alone_is_not_ready() -> None:
+def test_s3_3_reconciling_alone_is_not_ready() -> None:
     """spec/source.md 3.3: an error without its own condition shows as ProgressingWithRetry."""
     found = (condition("Reconciling", reason="ProgressingWithRetry", message="x"), condition("ArtifactInStorage"))
     assert verdict(conditions.summarise(found, GIT, 1, LATER)) == ("False", "ProgressingWithRetry", "x")

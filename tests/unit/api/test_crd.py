@@ -107,7 +107,7 @@ def test_a_kind_has_one_version_that_is_served_and_stored_with_status(kind: str)
 
 
 @pytest.mark.parametrize("kind", IDENTITY)
-def test_a_crd_can_be_found_and_is_never_substituted(kind: str) -> None:
+def test_s1_a_crd_can_be_found_and_is_never_substituted(kind: str) -> None:
     """spec/cli.md 17.1; spec/source.md 1."""
     metadata = CRDS[kind]["metadata"]
     assert metadata["annotations"] == {"kustomize.toolkit.fluxcd.io/substitute": "disabled"}
@@ -120,7 +120,7 @@ def test_a_crd_can_be_found_and_is_never_substituted(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", IDENTITY)
-def test_a_new_object_has_observed_nothing(kind: str) -> None:
+def test_s1_a_new_object_has_observed_nothing(kind: str) -> None:
     """spec/source.md 1: no root field is required; status has its default, but for ExternalArtifact."""
     root = version_of(kind)["schema"]["openAPIV3Schema"]
     assert "required" not in root
@@ -303,7 +303,7 @@ def _test_name(value: object) -> str:
 
 
 @pytest.mark.parametrize(("kind", "path", "expected"), EXPECTED, ids=_test_name)
-def test_a_field_has_the_rules_of_the_specification(kind: str, path: str, expected: Mapping[str, Any]) -> None:
+def test_s5_a_field_has_the_rules_of_the_specification(kind: str, path: str, expected: Mapping[str, Any]) -> None:
     """spec/source.md 5 to 10, spec/kustomize.md 1.2, spec/helm.md 1: None means that the schema says nothing."""
     found = field(kind, path)
     for name, value in expected.items():

@@ -147,7 +147,7 @@ def test_metadata_is_read_with_fields_nobody_knows_and_left_out_when_unset() -> 
     assert ObjectMeta(name="app", generation=2).to_builtins() == {"name": "app", "generation": 2}
 
 
-def test_an_empty_token_is_a_request_too() -> None:
+def test_s2_1_an_empty_token_is_a_request_too() -> None:
     """spec/source.md 2.1: an empty string is a legal value."""
     assert ObjectMeta(annotations={meta.REQUESTED_AT: ""}).requested_at == ""
     assert ObjectMeta().requested_at is None

@@ -62,7 +62,7 @@ def refusal(data: bytes, **options: object) -> str:
     return text
 
 
-def test_the_gzip_header_holds_nothing_but_its_format() -> None:
+def test_s17_2_the_gzip_header_holds_nothing_but_its_format() -> None:
     """spec/source.md 17, vector 2"""
     assert pack(TREE).data[:10].hex() == "1f8b08000000000000ff"
 

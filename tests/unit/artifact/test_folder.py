@@ -58,7 +58,7 @@ def left(folder: Folder, root: Path, keep: str, *, ttl: float = 60, records: int
     return count, [path.name for path in sorted((root / HOME).iterdir())]
 
 
-def test_the_root_must_be_a_directory(tmp_path: Path) -> None:
+def test_s4_5_the_root_must_be_a_directory(tmp_path: Path) -> None:
     """spec/source.md 4.5"""
     (tmp_path / "file").touch()
     for root in (tmp_path / "missing", tmp_path / "file"):
@@ -66,7 +66,7 @@ def test_the_root_must_be_a_directory(tmp_path: Path) -> None:
             Folder(root).open()
 
 
-def test_files_and_folders_are_ours_alone(folder: Folder, root: Path) -> None:
+def test_s4_3_files_and_folders_are_ours_alone(folder: Folder, root: Path) -> None:
     """spec/source.md 4.3"""
     path = root / store(folder, "a.tar.gz")
     assert path.read_bytes() == b"data"
@@ -194,25 +194,25 @@ def test_E07_an_upper_case_digest_is_refused(folder: Folder) -> None:
         folder.read(path, "sha256:" + hashlib.sha256(b"data").hexdigest().upper())
 
 
-def test_the_newest_records_stay(folder: Folder, root: Path) -> None:
+def test_s17_12_the_newest_records_stay(folder: Folder, root: Path) -> None:
     """spec/source.md 17, vector 12"""
     aged(folder, root, 10, 20, 30, 40)
     assert left(folder, root, "10.tar.gz") == (2, ["10.tar.gz", "20.tar.gz"])
 
 
-def test_what_is_too_old_goes_first(folder: Folder, root: Path) -> None:
+def test_s17_13_what_is_too_old_goes_first(folder: Folder, root: Path) -> None:
     """spec/source.md 17, vector 13"""
     aged(folder, root, 10, 20, 70, 80)
     assert left(folder, root, "10.tar.gz") == (2, ["10.tar.gz", "20.tar.gz"])
 
 
-def test_the_current_file_stays_when_all_are_too_old(folder: Folder, root: Path) -> None:
+def test_s17_14_the_current_file_stays_when_all_are_too_old(folder: Folder, root: Path) -> None:
     """spec/source.md 17, vector 14"""
     aged(folder, root, 70, 80, 90, 100)
     assert left(folder, root, "100.tar.gz") == (3, ["100.tar.gz"])
 
 
-def test_links_locks_and_what_is_being_written_are_not_collected(folder: Folder, root: Path) -> None:
+def test_s4_6_links_locks_and_what_is_being_written_are_not_collected(folder: Folder, root: Path) -> None:
     """spec/source.md 4.6"""
     aged(folder, root, 10, 70)
     folder.link(f"{HOME}/10.tar.gz", "latest.tar.gz")
@@ -246,7 +246,7 @@ def test_dropping_removes_the_folder_of_the_source_only(folder: Folder, root: Pa
     assert not folder.verify(path, digest(b"data"))
 
 
-def test_a_link_points_to_the_newest_file(folder: Folder, root: Path) -> None:
+def test_s4_5_a_link_points_to_the_newest_file(folder: Folder, root: Path) -> None:
     """spec/source.md 4.5"""
     for name in ("a", "b"):
         folder.link(store(folder, name, name.encode()), "latest.tar.gz")

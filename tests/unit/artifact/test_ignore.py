@@ -30,17 +30,17 @@ def ignored(rules: str, path: str, *, is_directory: bool = False) -> bool:
 
 
 @pytest.mark.parametrize("spec_ignore", [None, "", "# c", "\n \n# c\n", "\r\n"])
-def test_without_any_pattern_the_default_list_counts(spec_ignore: str | None) -> None:
+def test_s17_3_without_any_pattern_the_default_list_counts(spec_ignore: str | None) -> None:
     """spec/source.md 17, vector 3"""
     assert kept(spec_ignore) == {"a.txt", "a.yaml", "deploy/x.yaml"}
 
 
-def test_one_pattern_switches_the_default_list_off_but_not_the_version_control_list() -> None:
+def test_s17_4_one_pattern_switches_the_default_list_off_but_not_the_version_control_list() -> None:
     """spec/source.md 17, vector 4"""
     assert kept("*.txt") == {"a.yaml", "deploy/x.yaml", "deploy/img.png", "img.png", ".github/w.yaml", "sub/.sops.yaml"}
 
 
-def test_all_but_one_directory() -> None:
+def test_s17_5_all_but_one_directory() -> None:
     """spec/source.md 17, vector 5"""
     tree = apply_ignore(FileTree.build(VECTOR), "/*\n!/deploy\n")
     assert set(tree) == {"deploy/x.yaml", "deploy/img.png"}
@@ -76,7 +76,7 @@ def test_the_version_control_list_can_be_overruled() -> None:
     assert ".gitignore" in kept("!.gitignore")
 
 
-def test_buckets_have_no_lists_of_their_own() -> None:
+def test_s9_2_buckets_have_no_lists_of_their_own() -> None:
     """spec/source.md 9.2"""
     matcher = ignore_matcher(None, {}, defaults=False)
     assert not matcher(".git/HEAD", False)
@@ -144,7 +144,7 @@ def test_what_is_kept_keeps_its_executable_bit() -> None:
         ("a\\", "a", False),
     ],
 )
-def test_patterns_match_as_go_git_matches_them(rules: str, path: str, expected: bool) -> None:
+def test_s4_4_patterns_match_as_go_git_matches_them(rules: str, path: str, expected: bool) -> None:
     """spec/source.md 4.4; each line was compared with the Go library."""
     assert ignored(rules, path) is expected
 

@@ -57,7 +57,7 @@ class Disk:
         monkeypatch.setattr(store._folder, "read", read)
 
 
-async def test_an_artifact_tells_where_and_what_it_is(store: ArtifactStore, tmp_path: Path) -> None:
+async def test_s17_15_an_artifact_tells_where_and_what_it_is(store: ArtifactStore, tmp_path: Path) -> None:
     """spec/source.md 4.1; 17, vector 15"""
     artifact = await put(store)
     stored = tmp_path / artifact.path
@@ -83,7 +83,7 @@ async def test_an_artifact_tells_where_and_what_it_is(store: ArtifactStore, tmp_
         ("https://x/y", "https://x/y/a"),
     ],
 )
-def test_the_advertised_address_is_a_host_or_a_prefix(tmp_path: Path, advertised: str, url: str) -> None:
+def test_s4_5_the_advertised_address_is_a_host_or_a_prefix(tmp_path: Path, advertised: str, url: str) -> None:
     """spec/source.md 4.5"""
     assert make(tmp_path, advertised=advertised).url("a") == url
 
@@ -243,7 +243,7 @@ async def test_a_source_waits_to_be_announced_once_only(store: ArtifactStore) ->
     assert store.announcements.empty()
 
 
-async def test_collecting_leaves_the_current_file(store: ArtifactStore, tmp_path: Path) -> None:
+async def test_s4_6_collecting_leaves_the_current_file(store: ArtifactStore, tmp_path: Path) -> None:
     """spec/source.md 4.6"""
     current = None
     for number in range(4):

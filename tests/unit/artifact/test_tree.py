@@ -38,7 +38,7 @@ def entries(data: bytes) -> list[tuple[str, int, bool]]:
         return [(member.name, member.mode, member.isdir()) for member in archive]
 
 
-def test_the_tar_of_the_reference_tree_has_the_reference_bytes() -> None:
+def test_s17_1_the_tar_of_the_reference_tree_has_the_reference_bytes() -> None:
     """spec/source.md 17, vector 1"""
     tree = vector_tree()
     assert entries(tree.tar()) == [

@@ -64,7 +64,7 @@ def moments(*outcomes: Result | Exception, until: float = 100) -> list[float]:
         pytest.param([KeyError("bug")], [0, 1], id="a defect in one object is a retry, not the end"),
     ],
 )
-def test_an_outcome_decides_the_next_look(outcomes: list[Result | Exception], expected: list[float]) -> None:
+def test_s2_3_an_outcome_decides_the_next_look(outcomes: list[Result | Exception], expected: list[float]) -> None:
     """spec/kustomize.md 7.2, spec/source.md 2.3"""
     assert moments(*outcomes) == expected
 
