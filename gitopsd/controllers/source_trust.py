@@ -108,7 +108,7 @@ async def verify_image(
         repository,
         descriptor,
         access,
-        keys=[trust.keys[name] for name in sorted(trust.keys)],
+        keys=trust.keys,
         identities=trust.identities,
         trusted_root=trust.trusted_root,
     )

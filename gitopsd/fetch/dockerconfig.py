@@ -101,7 +101,7 @@ def _matches(pattern: _Pattern, repository: Repository) -> bool:
     found, found_port = _split(repository.host)
     if wanted_port != found_port or len(wanted) != len(found):
         return False
-    return all(fnmatchcase(label, one) for one, label in zip(wanted, found, strict=True))
+    return all(one == label or fnmatchcase(label, one) for one, label in zip(wanted, found, strict=True))
 
 
 def _split(host: str) -> tuple[list[str], str]:
