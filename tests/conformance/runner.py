@@ -93,7 +93,7 @@ class Run:
             digest = self._registry.push(target, tag, layers=layers, annotations=change.get("annotations"))
         pushes = self._places.pushes.setdefault(repository, [])
         pushes.append(digest.partition(":")[2])
-        for index, layer in enumerate(layers, 1):
+        for index, layer in enumerate(layers):
             self._places.layers.setdefault(layer.digest.partition(":")[2], f"{repository}:{len(pushes)}:{index}")
 
     def _step_apply(self, number: int, step: Mapping[str, Any]) -> None:
