@@ -78,21 +78,26 @@ def rebuild(path: Path) -> Built:
     """The table of an index that is stored already. Blocking. Raises IndexFormatError."""
     table = TableWriter()
     charts: dict[str, list[Record]] = {}
+    seen: set[str] = set()
 
     def take(name: str, raw: Any, offset: int, length: int) -> None:
         if name not in charts:
             _complete(charts, table)
             charts[name] = []
+            seen.add(name)
         record = _stored_record(raw, Place(offset, length))
         if record is not None:
             charts[name].append(record)
 
     with path.open("rb") as file:
         try:
-            JsonIndex(file, _LARGEST_VALUE).run(take)
+            rest = JsonIndex(file, _LARGEST_VALUE).run(take)
         except JsonError as error:
             raise IndexFormatError(f"the stored index cannot be read: {error}") from None
         _complete(charts, table)
+        for name in rest.get("entries") or ():
+            if name not in seen:
+                table.add(name, [])
         return Built(table.finish(file.seek(0, 2)))
 
 

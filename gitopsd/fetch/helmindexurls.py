@@ -37,7 +37,7 @@ def chart_url(repository: str, written: str) -> str:
 def may_send_credentials(repository: str, chart: str, *, pass_credentials: bool) -> bool:
     """Whether the repository's user name and password may be sent to the address of a chart."""
     try:
-        return pass_credentials or origin_of(repository) == origin_of(chart)
+        return origin_of(chart) == origin_of(repository) or pass_credentials
     except ValueError:
         return False
 
