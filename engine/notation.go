@@ -64,6 +64,7 @@ type fetchedPage struct {
 // its signature proves nothing, or was not asked for; or "signatures" and "pages" for what is needed to go on.
 type notationAnswer struct {
 	usage
+	Parts   []int    `json:"parts"` // none
 	Verdict string   `json:"verdict"`
 	Pages   []page   `json:"pages,omitempty"`
 	Notes   []string `json:"notes,omitempty"` // checks that failed and were only to be noted
@@ -78,7 +79,11 @@ func (e *engine) notation(ctx context.Context, header []byte, parts [][]byte) (a
 		return nil, nil, &failure{Class: classRequest, Message: "parts are missing"}
 	}
 	result, err := verifyNotation(ctx, &request, parts)
-	return result, nil, err
+	if err != nil {
+		return nil, nil, err
+	}
+	result.Parts = []int{}
+	return result, nil, nil
 }
 
 func verifyNotation(ctx context.Context, request *notationRequest, parts [][]byte) (*notationAnswer, error) {

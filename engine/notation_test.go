@@ -302,7 +302,7 @@ func Test_NotationIsAMethodOfTheEngine(t *testing.T) {
 	fields := map[string]any{"reference": scope + "@" + target.Digest.String(), "artifact": target, "certificates": []string{}}
 	talk.send("notation", 5, fields, trustPolicy("skip"))
 	got, failed := talk.receive()
-	if failed.Message != "" || !strings.Contains(string(got.header), `"verdict":"unverified"`) {
+	if failed.Message != "" || !strings.Contains(string(got.header), `"parts":[],"verdict":"unverified"`) {
 		t.Errorf("got %s %+v", got.header, failed)
 	}
 	talk.send("notation", 5, fields)
