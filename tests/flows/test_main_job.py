@@ -161,20 +161,17 @@ def test_what_comes_later_is_said_and_never_ignored(stage: Stage, spec: dict[str
 
 
 def test_a_later_kind_is_told_that_it_is_one(stage: Stage) -> None:
-    repository = {
-        "apiVersion": "source.toolkit.fluxcd.io/v1",
-        "kind": "OCIRepository",
+    api = "helm.toolkit.fluxcd.io/v2"
+    chart = {"spec": {"chart": "podinfo", "sourceRef": {"kind": "HelmRepository", "name": "podinfo"}}}
+    release = {
+        "apiVersion": api,
+        "kind": "HelmRelease",
         "metadata": {"name": "app"},
-        "spec": {"interval": "1m", "url": "oci://registry.example.com/app"},
+        "spec": {"interval": "1m", "chart": chart},
     }
-    stage.api.apply(repository, stage.namespace)
-    seen = stage.until(
-        "OCIRepository",
-        "app",
-        lambda obj: condition(obj).get("reason") == "NotSupported",
-        api="source.toolkit.fluxcd.io/v1",
-    )
-    assert condition(seen)["message"] == "OCIRepository is not supported yet"
+    stage.api.apply(release, stage.namespace)
+    seen = stage.until("HelmRelease", "app", lambda obj: condition(obj).get("reason") == "NotSupported", api=api)
+    assert condition(seen)["message"] == "HelmRelease is not supported yet"
     assert condition(seen, "Stalled")["status"] == "True"
 
 
