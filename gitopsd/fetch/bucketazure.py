@@ -130,9 +130,7 @@ def _read_fault(body: bytes) -> Fault:
 def _read_page(data: bytes) -> Page:
     document = read_xml(data, "Blob", _LISTING)
     if document.root != "EnumerationResults":
-        raise RemoteError(
-            f"the listing is a document of another kind: '{printable(document.root, 64)}'", rule="listing"
-        )
+        raise RemoteError(f"the answer is no listing but a '{printable(document.root, 64)}'", rule="listing")
     blobs = [record for record in document.records if record.get("Properties/ResourceType") != "directory"]
     return Page([_entry(record) for record in blobs], document.fields.get("NextMarker", ""))
 

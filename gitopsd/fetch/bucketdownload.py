@@ -97,7 +97,7 @@ async def download(
     Raises ObjectError, RemoteError, and TreeError for keys that exclude each other.
     """
     steps = await offload(_plan, index, before, limits)
-    filling = _Filling(client, steps, limits, bounds or DownloadBounds())
+    filling = await offload(_Filling, client, steps, limits, bounds or DownloadBounds())
     try:
         return await filling.run()
     except ObjectError as error:
@@ -159,6 +159,8 @@ class _Filling:
             self._is_over = True
             if self._is_within_file:
                 return None
+            for step in self._batch:
+                self._write_one(step)
             return Before(self._writer.finish(), Seen(index.fingerprints))
 
     async def _lay_all(self, ahead: _Ahead) -> None:

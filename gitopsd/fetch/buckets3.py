@@ -43,8 +43,8 @@ class S3Place:
 
     def __post_init__(self) -> None:
         """Refuse what is no address. Raises ValueError, safe to show."""
-        parts = urlsplit(f"//{self.endpoint}")
         try:
+            parts = urlsplit(f"//{self.endpoint}")
             is_plain = bool(parts.hostname) and parts.netloc == self.endpoint and "@" not in self.endpoint
             _ = parts.port
         except ValueError:
@@ -165,9 +165,7 @@ def _read_fault(body: bytes) -> Fault:
 def _read_page(data: bytes) -> Page:
     document = read_xml(data, "Contents", _LISTING)
     if document.root != "ListBucketResult":
-        raise RemoteError(
-            f"the listing is a document of another kind: '{printable(document.root, 64)}'", rule="listing"
-        )
+        raise RemoteError(f"the answer is no listing but a '{printable(document.root, 64)}'", rule="listing")
     read = unquote_plus if document.fields.get("EncodingType", "").lower() == "url" else str
     token = document.fields.get("NextContinuationToken", "")
     if document.fields.get("IsTruncated", "").strip().lower() != "true":

@@ -137,8 +137,11 @@ class Transports:
             remote = Remote(connect, known, self._limits, Stop(deadline), packs, shelf)
             try:
                 yield remote
-            finally:
+            except BaseException:
                 remote.stop.cancel()
+                raise
+            # Its packs may be read for longer than the conversation lasts.
+            packs.callback(remote.stop.cancel)
 
     async def _ssh_client(self) -> _Opener:
         """The client for SSH, loaded when the first URL needs it: a quarter of a second and 27 MiB."""
@@ -281,17 +284,19 @@ class Remote:
         return pack
 
     async def _update(self, shelf: _Shelf, kept: Kept, want: str) -> Objects:
-        pack = await self._receive(PackRequest((want,), haves=kept.haves), "update", kept)
+        pack = await self._receive(PackRequest((want,), haves=kept.haves), "update", kept, again=False)
         return await self.in_thread(lambda stop: shelf.lay(pack, kept, want, stop))
 
-    async def _receive(self, request: PackRequest, kind: str, outside: Objects | None = None) -> Pack:
+    async def _receive(
+        self, request: PackRequest, kind: str, outside: Objects | None = None, *, again: bool = True
+    ) -> Pack:
         async def question(channel: Channel, server: Advertisement) -> PackBuffer:
             buffer = PackBuffer(self._limits.pack, self._limits.spool)
             self._packs.callback(buffer.close)
             await fetch_pack(channel, server, request, buffer, self._limits.wire)
             return buffer
 
-        buffer = await self._ask(question)
+        buffer = await self._ask(question, again=again)
         metrics.git_packs.labels(kind).inc()
         metrics.git_pack_bytes.labels(kind).inc(buffer.size)
         return await self.in_thread(lambda stop: Pack(buffer.content(), self._limits.pack, stop, outside=outside))
@@ -337,13 +342,13 @@ class Remote:
             self.stop.cancel()
             raise
 
-    async def _ask(self, question: Callable[[Channel, Advertisement], Awaitable[T]]) -> T:
+    async def _ask(self, question: Callable[[Channel, Advertisement], Awaitable[T]], *, again: bool = True) -> T:
         server = await self._believed()
         try:
             return await question(await self._open(), server)
         except RemoteError as error:
             # Unless we only believed to know the server, and it did not understand us.
-            if self._is_greeted or error.rule or isinstance(error, AskedInVainError):
+            if not again or self._is_greeted or error.rule or isinstance(error, AskedInVainError):
                 raise
         return await question(await self._open(), await self._greeted())
 
