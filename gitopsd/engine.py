@@ -69,6 +69,14 @@ class BuildError(EngineError):
         self.rule = rule
 
 
+class ChartError(BuildError):
+    """A chart cannot be read or packaged; `step` is metadata, load, values, dependencies or package."""
+
+    def __init__(self, message: str, rule: str = "", step: str = "") -> None:
+        super().__init__(message, rule)
+        self.step = step
+
+
 class EngineTimeout(EngineError):  # noqa: N818 - the name says what happened, as TimeoutError does
     """There was no result within the time that the caller gave."""
 
@@ -602,10 +610,10 @@ def _failure(header: Mapping[str, Any]) -> EngineError:
         case "remote":
             references = [RemoteReference.parse(raw) for raw in header["references"]]
             return _RemoteNeededError(message, rule, references)
-        case "build":
+        case "build" | "chart":
             if rule:
                 metrics.refused_inputs.labels("engine", rule).inc()
-            return BuildError(message, rule)
+            return ChartError(message, rule, header["step"]) if "step" in header else BuildError(message, rule)
         case "timeout":
             return EngineTimeout("no result in time")
     return EngineError(message)
