@@ -108,7 +108,7 @@ async def verify_image(
         repository,
         descriptor,
         access,
-        keys=trust.keys,
+        keys=None if trust.is_keyless else trust.keys,
         identities=trust.identities,
         trusted_root=trust.trusted_root,
     )

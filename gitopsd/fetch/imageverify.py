@@ -57,17 +57,22 @@ class ImageVerifier:
         artifact: Descriptor,
         access: RegistryAccess,
         *,
-        keys: Mapping[str, bytes] | Sequence[bytes] = (),
+        keys: Mapping[str, bytes] | Sequence[bytes] | None = None,
         identities: Sequence[tuple[str, str]] = (),
         trusted_root: bytes = b"",
     ) -> None:
         """Return if the artifact has a good signature; raise VerifyError, safe to show, if not.
 
-        With `keys` (PEM, by the names of their Secret's keys) one of them must have made it; no log is asked. Without,
-        one of `identities` must have, pairs of Go regular expressions for issuer and subject, any of which may match;
-        none means anybody. `trusted_root` is a private Sigstore's; the public one's is fetched.
+        With `keys` (PEM, by the names of their Secret's keys) one of them must have made it, so an empty mapping
+        accepts nothing; no log is asked. With None, one of `identities` must have, pairs of Go regular expressions for
+        issuer and subject, any of which may match; none means anybody. `trusted_root` is a private Sigstore's; the
+        public one's is fetched.
         """
-        check: _Check = KeyCheck(read_keys(keys)) if keys else await self._keyless(identities, trusted_root)
+        check: _Check
+        if keys is None:
+            check = await self._keyless(identities, trusted_root)
+        else:
+            check = KeyCheck(read_keys(keys))
         attempts = Attempts()
         store = CosignStore(self._registry, repository, access, artifact, attempts)
         try:
@@ -77,7 +82,7 @@ class ImageVerifier:
             if isinstance(error, VerifyError):
                 raise
             raise VerifyError(error.message, rule=error.rule) from error
-        raise _refusal(repository.reference(artifact.digest), attempts, with_keys=bool(keys))
+        raise _refusal(repository.reference(artifact.digest), attempts, with_keys=keys is not None)
 
     async def _keyless(self, identities: Sequence[tuple[str, str]], trusted_root: bytes) -> KeylessCheck:
         allowed = Identities(identities)

@@ -209,6 +209,14 @@ async def test_s6_3_a_bundle_may_be_an_attestation(scene: Scene) -> None:
     await scene.cosign(keys=PUBLIC)
 
 
+async def test_s11_1_no_keys_at_all_are_not_the_same_as_no_wish_for_keys(scene: Scene) -> None:
+    """A Secret without a key must not open the door to whoever has an identity."""
+    scene.signatures.keyless(SIGSTORE.signed())
+    await scene.cosign(trusted_root=ROOT)
+    assert "no matching signatures were found" in await scene.refused(keys={}, trusted_root=ROOT)
+    assert "no matching signatures were found" in await scene.refused(keys=[], trusted_root=ROOT)
+
+
 async def test_s11_1_a_key_that_cannot_be_read_fails_before_anything_is_asked(scene: Scene) -> None:
     scene.repository = Repository(f"127.0.0.1:{free_port()}", "nowhere")
     message = await scene.refused(keys={**PUBLIC, "bad.pub": b"topsecret"})
