@@ -11,6 +11,8 @@ import urllib.request
 from collections.abc import Mapping
 from typing import Any
 
+import yaml
+
 from tests.apiclient import ApiClient, ApiStatusError, Obj
 
 _CONTROLLERS = ("source-controller", "kustomize-controller", "helm-controller")
@@ -165,7 +167,17 @@ def stored(artifact: Mapping[str, Any]) -> dict[str, Any]:
     except (OSError, urllib.error.HTTPError) as error:
         return {"error": str(error)}
     matches = f"sha256:{hashlib.sha256(data).hexdigest()}" == artifact["digest"]
-    return {"content": tar_entries(data), "digestMatches": matches}
+    content = chart_content(data) if artifact["path"].startswith("helmchart/") else tar_entries(data)
+    return {"content": content, "digestMatches": matches}
+
+
+def chart_content(data: bytes) -> dict[str, Any]:
+    """The files of a packaged chart below its folder, and what its metadata and values say."""
+    with tarfile.open(fileobj=io.BytesIO(gzip.decompress(data))) as archive:
+        members = {member.name.partition("/")[2]: member for member in archive if member.isfile()}
+        texts = {name: archive.extractfile(members[name]) for name in ("Chart.yaml", "values.yaml") if name in members}
+        content: dict[str, Any] = {name: yaml.safe_load(file) for name, file in texts.items() if file is not None}
+        return content | {"files": sorted(members)}
 
 
 def tar_entries(data: bytes) -> list[str]:
