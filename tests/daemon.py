@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
@@ -32,13 +32,18 @@ class Daemon:
         arguments: Sequence[str] = (),
         runtime_namespace: str = "flux-system",
         storage: Path | None = None,
+        environment: Mapping[str, str] | None = None,
     ) -> None:
-        """`storage` keeps artifacts beyond the process; without it each start has an empty folder."""
+        """`storage` keeps artifacts beyond the process; without it each start has an empty folder.
+
+        `environment` is added to that of the process.
+        """
         self._processes = Processes("gitopsd-daemon")
         self._kubeconfig = kubeconfig
         self._arguments = list(arguments)
         self._namespace = runtime_namespace
         self._storage = storage
+        self._environment = dict(environment or {})
         self._starts = 0
         self._ports = {name: free_port() for name in ("storage", "metrics", "health")}
         self._process: subprocess.Popen[bytes] | None = None
@@ -85,7 +90,10 @@ class Daemon:
         ]
         self.temporary.mkdir(exist_ok=True)
         environment = quiet_environment(
-            KUBECONFIG=str(self._kubeconfig), RUNTIME_NAMESPACE=self._namespace, TMPDIR=str(self.temporary)
+            KUBECONFIG=str(self._kubeconfig),
+            RUNTIME_NAMESPACE=self._namespace,
+            TMPDIR=str(self.temporary),
+            **self._environment,
         )
         self._process = self._processes.start("gitopsd", command, env=environment)
         if wait:
