@@ -1,12 +1,15 @@
-"""A stand-in for the web: answers from a script, without a network, and remembers what was asked."""
+"""Stand-ins for what a virtual clock cannot have: a web that answers from a script, and threads that take no time."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
 from multidict import CIMultiDict
 
 from gitopsd.fetch.errors import RemoteError
@@ -89,3 +92,19 @@ class AnsweringWeb(HttpClient):
         self.asked.append(asked)
         reply = self._script(asked)
         yield _Answer(reply if isinstance(reply, Reply) else await reply, url)
+
+
+@contextmanager
+def instant_threads(monkeypatch: pytest.MonkeyPatch, *modules: str) -> Iterator[None]:
+    """Let what `modules` offload take no time on a virtual clock."""
+    with ThreadPoolExecutor(1) as pool:
+
+        async def offload(work: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+            running = pool.submit(work, *args, **kwargs)
+            while not running.done():
+                await asyncio.sleep(0)
+            return running.result()
+
+        for module in modules:
+            monkeypatch.setattr(f"{module}.offload", offload)
+        yield

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Awaitable, Callable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -16,7 +15,7 @@ from gitopsd.fetch.http import TlsIdentity
 from gitopsd.fetch.registry import MOST_TAGS, Descriptor, Registry, RegistryAccess, RegistryError, Repository
 from gitopsd.fetch.registrymanifest import ACCEPT, DOCKER_INDEX, OCI_INDEX, OCI_MANIFEST, digest_of
 from gitopsd.fetch.tls import TLSMaterialError
-from tests.answering import AnsweringWeb, Asked, Reply
+from tests.answering import AnsweringWeb, Asked, Reply, instant_threads
 from tests.virtual import run
 
 T = TypeVar("T")
@@ -33,15 +32,7 @@ LAYER = Descriptor("text/plain", digest_of(BLOB), len(BLOB))
 @pytest.fixture(autouse=True)
 def at_once(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """Let threads take no time on a virtual clock."""
-    with ThreadPoolExecutor(1) as pool:
-
-        async def offload(work: Callable[..., T], *args: Any, **kwargs: Any) -> T:
-            running = pool.submit(work, *args, **kwargs)
-            while not running.done():
-                await asyncio.sleep(0)
-            return running.result()
-
-        monkeypatch.setattr("gitopsd.fetch.registry.offload", offload)
+    with instant_threads(monkeypatch, "gitopsd.fetch.registry"):
         yield
 
 
