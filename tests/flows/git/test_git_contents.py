@@ -160,7 +160,7 @@ async def test_C07_long_names_and_paths_are_refused(git_server, refusal, reposit
     assert "a path is longer than 4096 bytes" in (await refusal(request_for(git_server)))[1]
 
 
-async def test_A39_pointers_of_large_files_and_attributes_are_plain_text(git_server, fetcher, repository):
+async def test_s5_3_A39_pointers_of_large_files_and_attributes_are_plain_text(git_server, fetcher, repository):
     pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:" + "0" * 64 + "\nsize 12345\n"
     files = {
         "big.bin": pointer,
@@ -361,7 +361,7 @@ async def test_a_pack_too_large_for_memory_goes_through_a_file(git_server, repos
 # Sparse checkouts (spec/source.md 5.3, goldens/source/git-sparse)
 
 
-async def test_sparse_entries_select_by_prefix(git_server, fetcher, repository):
+async def test_s5_3_sparse_entries_select_by_prefix(git_server, fetcher, repository):
     repository.commit({"charts/a.yaml": "a", "charts-old/b.yaml": "b", "other/c.yaml": "c", "root.yaml": "d"})
     tree_ = (await fetched(git_server, fetcher, sparse=("./charts",))).tree
     assert set(tree_) == {"charts/a.yaml", "charts-old/b.yaml"}
@@ -373,7 +373,7 @@ async def test_sparse_entries_select_by_prefix(git_server, fetcher, repository):
 
 
 @pytest.mark.parametrize("entry", ["nope", "../charts", "/charts", "chart*", "charts/../charts2"])
-async def test_A41_a_sparse_entry_that_does_not_exist_is_named(git_server, refusal, repository, entry):
+async def test_s5_3_A41_a_sparse_entry_that_does_not_exist_is_named(git_server, refusal, repository, entry):
     repository.commit({"charts/a.yaml": "a"})
     assert await refusal(request_for(git_server, sparse=("charts", entry))) == (
         "GitOperationFailed",

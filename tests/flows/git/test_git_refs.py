@@ -53,7 +53,7 @@ def asking(request, git_server: GitServer, ssh_server: SshServer, monkeypatch) -
     return make
 
 
-async def test_vector_22_each_reference_has_its_revision_and_files(git_server, fetcher: GitFetcher, asking: Asking):
+async def test_s17_22_s5_3_each_reference_has_its_revision_and_files(git_server, fetcher: GitFetcher, asking: Asking):
     old, tip = fill(git_server.repository("app"))
     side = git_server.repository("app").ref("refs/heads/feature/x")
     for fields, revision in [
@@ -83,7 +83,7 @@ async def test_vector_22_each_reference_has_its_revision_and_files(git_server, f
         assert (await fetcher.fetch(request)).tree == found.tree
 
 
-async def test_precedence_is_commit_name_tag_range_branch(git_server, fetcher, asking):
+async def test_s5_3_precedence_is_commit_name_tag_range_branch(git_server, fetcher, asking):
     """goldens/source/git-precedence"""
     repository = git_server.repository("app")
     one = repository.commit({"a": "1"}, tag="v1.0.0")
@@ -97,12 +97,12 @@ async def test_precedence_is_commit_name_tag_range_branch(git_server, fetcher, a
     assert await fetcher.resolve(asking(**both, tag="v1.0.0", commit=one)) == f"main@sha1:{one}"
 
 
-async def test_without_a_reference_it_is_master(git_server, fetcher, asking):
+async def test_s5_3_without_a_reference_it_is_master(git_server, fetcher, asking):
     sha = git_server.repository("app").commit({"a": "1"}, branch="master")
     assert await fetcher.resolve(asking()) == f"master@sha1:{sha}"
 
 
-async def test_a_commit_and_its_tag_come_whole_for_verification(git_server, fetcher, asking):
+async def test_s5_3_s5_6_a_commit_and_its_tag_come_whole_for_verification(git_server, fetcher, asking):
     repository = git_server.repository("app")
     sha = repository.commit({"a": "1"}, message="subject\n\nbody", tag="v1.0.0", annotated="signed?\n")
     found = await fetcher.fetch(asking(tag="v1.0.0"))
@@ -146,7 +146,7 @@ async def test_s5_3_equal_versions_are_decided_by_the_time_of_their_commits(git_
         ({"branch": "x" * 5000}, "GitOperationFailed", "not a name that a reference can have"),
     ],
 )
-async def test_A24_A25_A26_what_is_not_there_is_named(git_server, asking, refusal, fields, reason, text):
+async def test_s5_3_A24_A25_A26_what_is_not_there_is_named(git_server, asking, refusal, fields, reason, text):
     fill(git_server.repository("app"))
     found, message = await refusal(asking(**fields))
     assert found == reason
@@ -188,7 +188,7 @@ async def test_A27_a_branch_that_moved_since_it_was_listed_is_fetched_as_it_is_n
     assert (found.revision, set(found.tree)) == (f"main@sha1:{sha}", {"a"})
 
 
-async def test_A32_an_empty_repository_is_told_apart(git_server, asking, refusal):
+async def test_s5_3_A32_an_empty_repository_is_told_apart(git_server, asking, refusal):
     """goldens/source/git-empty"""
     git_server.repository("app")
     assert await refusal(asking(branch="main")) == ("EmptyGitRepository", "git repository is empty")
@@ -203,7 +203,7 @@ async def test_a_repository_that_does_not_exist_is_named(asking, refusal):
     assert "not found" in message.lower()
 
 
-async def test_A33_looking_for_changes_asks_for_no_pack(git_server, fetcher):
+async def test_s5_3_A33_looking_for_changes_asks_for_no_pack(git_server, fetcher):
     git_server.repository("app").commit({"a": "1"}, tag="v1.0.0")
     request = GitRequest(f"{git_server.url}/app.git", GitRef("main"))
     await fetcher.resolve(request)
@@ -213,7 +213,7 @@ async def test_A33_looking_for_changes_asks_for_no_pack(git_server, fetcher):
     assert b"ref-prefix refs/heads/main\n" in git_server.requests[0].body
 
 
-async def test_A33_a_pinned_commit_is_known_without_asking(git_server, fetcher):
+async def test_s5_3_A33_a_pinned_commit_is_known_without_asking(git_server, fetcher):
     request = GitRequest(f"{git_server.url}/app.git", GitRef(commit="1" * 40))
     assert await fetcher.resolve(request) == f"sha1:{'1' * 40}"
     assert git_server.requests == []

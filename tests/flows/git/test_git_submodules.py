@@ -25,7 +25,7 @@ async def files(fetcher: GitFetcher, request: GitRequest) -> dict[str, bytes]:
     return dict((await fetcher.fetch(request)).tree)
 
 
-async def test_submodules_and_theirs_are_filled_in(git_server, fetcher):
+async def test_s5_3_submodules_and_theirs_are_filled_in(git_server, fetcher):
     inner = git_server.repository("team/inner").commit({"deep.yaml": "3"})
     lib = git_server.repository("team/lib").commit(
         {"lib.yaml": "2", ".gitmodules": modules(i=("inner", "../inner.git")), "inner": {"submodule": inner}}
@@ -107,7 +107,7 @@ async def test_A36_a_repository_that_contains_itself_is_refused(git_server, refu
     assert "submodules are nested deeper than 10" in (await refusal(asked(git_server)))[1]
 
 
-async def test_A36_ten_levels_are_followed(git_server, fetcher):
+async def test_s5_3_A36_ten_levels_are_followed(git_server, fetcher):
     repository = git_server.repository("app")
     found = repository.commit({"bottom": "1"})
     for _ in range(10):
