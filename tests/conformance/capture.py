@@ -5,10 +5,11 @@ from __future__ import annotations
 import gzip
 import hashlib
 import io
+import json
 import tarfile
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import yaml
@@ -151,7 +152,7 @@ def _plain_entry(obj: Obj) -> dict[str, Any]:
 def _flux_entry(obj: Obj) -> dict[str, Any]:
     entry: dict[str, Any] = {"metadata": _metadata(obj, generation=True), "managers": _managers(obj)}
     status = obj.get("status")
-    if status:
+    if status is not None:
         entry["status"] = status
         artifact = status.get("artifact")
         if artifact and artifact.get("url"):
@@ -167,8 +168,15 @@ def stored(artifact: Mapping[str, Any]) -> dict[str, Any]:
     except (OSError, urllib.error.HTTPError) as error:
         return {"error": str(error)}
     matches = f"sha256:{hashlib.sha256(data).hexdigest()}" == artifact["digest"]
-    content = chart_content(data) if artifact["path"].startswith("helmchart/") else tar_entries(data)
+    readers: dict[str, Callable[[bytes], Any]] = {"helmchart": chart_content, "helmrepository": index_content}
+    content = readers.get(artifact["path"].partition("/")[0], tar_entries)(data)
     return {"content": content, "digestMatches": matches}
+
+
+def index_content(data: bytes) -> dict[str, list[str]]:
+    """The versions of each chart of an index, in its order."""
+    entries = json.loads(data)["entries"]
+    return {name: [entry["version"] for entry in own] for name, own in entries.items()}
 
 
 def chart_content(data: bytes) -> dict[str, Any]:

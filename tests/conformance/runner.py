@@ -7,6 +7,7 @@ on the objects: the same runner plays the steps against gitopsd and against the 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import secrets
 import time
 from collections.abc import Mapping
@@ -18,6 +19,7 @@ from tests.conformance.normalise import Normaliser, comparable
 from tests.conformance.scenario import Places, Scenario
 from tests.servers.charts import chart_archive
 from tests.servers.git import GitServer
+from tests.servers.helmrepo import serve_charts
 from tests.servers.http import HttpServer
 from tests.servers.registry import FLUX_CONTENT, HELM_CONTENT, Blob, Registry, tar_gz
 
@@ -95,6 +97,18 @@ class Run:
         pushes.append(digest.partition(":")[2])
         for index, layer in enumerate(layers):
             self._places.layers.setdefault(layer.digest.partition(":")[2], f"{repository}:{len(pushes)}:{index}")
+
+    def _step_serve(self, number: int, step: Mapping[str, Any]) -> None:
+        for path, content in self._places.fill(step["serve"]).items():
+            if isinstance(content, Mapping) and "index" in content:
+                serve_charts(self._http, path, content["index"])
+            elif isinstance(content, Mapping):
+                self._http.serve({path: chart_archive(**content["chart"])})
+            else:
+                self._http.serve({path: content})
+            digest = hashlib.sha256(self._http.files[path]).hexdigest()
+            version = 1 + sum(1 for known in self._places.files.values() if known.rpartition(":")[0] == path)
+            self._places.files.setdefault(digest, f"{path}:{version}")
 
     def _step_apply(self, number: int, step: Mapping[str, Any]) -> None:
         manager = step.get("manager", _MANAGER)
