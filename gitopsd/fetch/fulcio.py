@@ -17,6 +17,7 @@ from functools import partial
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.certificate_transparency import LogEntryType, SignedCertificateTimestamp
 from cryptography.x509.oid import ExtendedKeyUsageOID
@@ -41,7 +42,15 @@ _MOST_TIMESTAMPS: Final = 16
 # Matching takes time in proportion to pattern times text; what identifies somebody is far shorter.
 _LONGEST_NAME: Final = 2048
 
-CertificateError = (ValueError, x509.ExtensionNotFound, x509.UnsupportedGeneralNameType, x509.InvalidVersion)
+CertificateError = (
+    ValueError,
+    OverflowError,
+    UnsupportedAlgorithm,
+    x509.DuplicateExtension,
+    x509.ExtensionNotFound,
+    x509.InvalidVersion,
+    x509.UnsupportedGeneralNameType,
+)
 """What the library raises for certificates of strangers."""
 
 
@@ -127,7 +136,7 @@ def read_certificate(pem: bytes) -> x509.Certificate:
     """The first certificate of PEM text. Raises VerifyError."""
     try:
         return x509.load_pem_x509_certificate(pem)
-    except ValueError:
+    except CertificateError:
         raise VerifyError("its certificate cannot be read") from None
 
 
@@ -139,11 +148,11 @@ def check_certificate(
         chain = _chain(certificate, at, authorities)
         usage = certificate.extensions.get_extension_for_class(x509.KeyUsage).value
         purposes = certificate.extensions.get_extension_for_class(x509.ExtendedKeyUsage).value
+        if not usage.digital_signature or ExtendedKeyUsageOID.CODE_SIGNING not in purposes:
+            raise VerifyError("its certificate is not one for signing")
+        check_timestamps(certificate, chain[1], logs)
     except CertificateError as error:
         raise VerifyError(f"its certificate is not one for signing: {printable(str(error), 256)}") from None
-    if not usage.digital_signature or ExtendedKeyUsageOID.CODE_SIGNING not in purposes:
-        raise VerifyError("its certificate is not one for signing")
-    check_timestamps(certificate, chain[1], logs)
 
 
 def _chain(
@@ -167,14 +176,12 @@ def _chain(
 
 
 def check_timestamps(certificate: x509.Certificate, issuer: x509.Certificate, logs: Mapping[bytes, object]) -> None:
-    """Raise VerifyError unless one of the timestamps in a certificate was signed by one of `logs`."""
+    """Raise VerifyError (or CertificateError) unless one of `logs` signed one of the timestamps in a certificate."""
     try:
         kind = x509.PrecertificateSignedCertificateTimestamps
         stamps = list(certificate.extensions.get_extension_for_class(kind).value)
     except x509.ExtensionNotFound:
         raise VerifyError("its certificate has no timestamp of a certificate log") from None
-    except ValueError:
-        raise VerifyError("its certificate's timestamp cannot be read") from None
     for stamp in stamps[:_MOST_TIMESTAMPS]:
         key = logs.get(stamp.log_id)
         if key is not None and is_signed(key, stamp.signature, _stamped(stamp, certificate, issuer)):

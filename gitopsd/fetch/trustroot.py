@@ -29,6 +29,7 @@ from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.serialization import load_der_public_key
 
 from gitopsd.fetch.errors import printable
+from gitopsd.fetch.fulcio import CertificateError
 from gitopsd.fetch.imagesignatures import VerifyError
 from gitopsd.tasks import offload
 
@@ -118,7 +119,7 @@ class TrustRoot:
         chains = [authority.cert_chain for authority in self.document.certificate_authorities]
         try:
             return [x509.load_der_x509_certificate(raw.raw_bytes) for chain in chains for raw in chain.certificates]
-        except ValueError:
+        except CertificateError:
             raise VerifyError("trusted_root.json holds a certificate that cannot be read") from None
 
     def keys(self, logs: str) -> dict[bytes, object]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -251,6 +252,36 @@ def test_s6_3_G12_a_damaged_bundle_never_counts_and_never_breaks_anything(data: 
 
 
 DAMAGED = SIGSTORE.signed()
+DAMAGED_DER = DAMAGED.certificate.public_bytes(Encoding.DER)
+
+
+@pytest.mark.filterwarnings("ignore::cryptography.utils.CryptographyDeprecationWarning")
+@given(st.integers(0, len(DAMAGED_DER) - 1), st.integers(1, 255))
+def test_s6_3_G12_a_damaged_certificate_never_counts_and_never_breaks_anything(place: int, change: int) -> None:
+    """Any one byte of a certificate is another, in the signature and in a log entry that was made for it."""
+    raw = bytearray(DAMAGED_DER)
+    raw[place] ^= change
+    made = DAMAGED.bundle(DIGEST)
+    made["verificationMaterial"]["certificate"]["rawBytes"] = b64(bytes(raw))
+    with pytest.raises(VerifyError):
+        check().bundle(json.dumps(made).encode(), ARTIFACT)
+    pem = b"-----BEGIN CERTIFICATE-----\n" + base64.b64encode(raw) + b"\n-----END CERTIFICATE-----\n"
+    signature, entry = DAMAGED.simple(simple_payload(DIGEST))
+    body = json.loads(base64.b64decode(entry["Payload"]["body"]))
+    body["spec"]["signature"]["publicKey"]["content"] = b64(pem)
+    logged = DAMAGED.promised(json.dumps(body).encode())
+    with pytest.raises(VerifyError):
+        check().signature(simple(DAMAGED, certificate=pem, signature=signature, log_entry=logged), ARTIFACT)
+
+
+@given(st.data())
+def test_s6_3_G12_a_damaged_log_entry_never_counts_and_never_breaks_anything(data: st.DataObject) -> None:
+    signature, entry = DAMAGED.simple(simple_payload(DIGEST))
+    node = data.draw(st.sampled_from([entry, entry["Payload"]]))
+    key = data.draw(st.sampled_from(sorted(node)))
+    node[key] = data.draw(st.sampled_from([None, "", "AAAA", "-1", 0, -1, 1 << 40, [], {}, 1 << 70, "\u00e9", True]))
+    with pytest.raises(VerifyError):
+        check().signature(simple(DAMAGED, signature=signature, log_entry=entry), ARTIFACT)
 
 
 # -- identities --------------------------------------------------------------------------------------------------------
