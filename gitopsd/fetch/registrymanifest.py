@@ -110,6 +110,7 @@ def parse_manifest(raw: bytes, content_type: str, digest: str) -> Manifest:
     try:
         found = _DECODER.decode(raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        _media_type(_Document(), content_type)
         raise RemoteError(f"the manifest cannot be read: {printable(str(error), 256)}", rule="manifest") from None
     media_type = _media_type(found, content_type)
     entries = found.manifests or []
