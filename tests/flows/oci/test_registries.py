@@ -20,7 +20,6 @@ from gitopsd.fetch.registry import Registry as Client
 from gitopsd.fetch.registrymanifest import OCI_INDEX
 from tests.certificates import Authority
 from tests.flows.git import proxies
-from tests.processes import free_port
 from tests.servers import trouble
 from tests.servers.http import HttpServer
 from tests.servers.loopback import Answer, Ask
@@ -65,10 +64,15 @@ def front(server: Registry, authority: Authority) -> Iterator[RegistryFront]:
         yield front
 
 
+@pytest.fixture(scope="module")
+def warm() -> None:
+    """The first loopback server opens files that stay: a claim of ports, and who cleans up after a crash."""
+    HttpServer().close()
+
+
 @pytest.fixture
-async def client() -> AsyncIterator[Client]:
+async def client(warm: None) -> AsyncIterator[Client]:
     """A client that leaves neither tasks nor connections behind."""
-    free_port()  # keeps a file of its own from the first time on
     gc.collect()
     tasks, files = len(asyncio.all_tasks()), _open_files()
     web = HttpClient()
