@@ -53,7 +53,7 @@ class Proxy:
             there.write(
                 head.replace(b"Proxy-Authorization", b"X-Gone").replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
             )
-        await _relay(reader, writer, there_reader, there)
+        await relay(reader, writer, there_reader, there)
 
     async def _socks(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         _, count = await reader.readexactly(2)
@@ -82,15 +82,17 @@ class Proxy:
         self.targets.append(f"{host}:{port}")
         there_reader, there = await asyncio.open_connection(host, port)
         writer.write(b"\x05\x00\x00\x01\x00\x00\x00\x00\x00\x00")
-        await _relay(reader, writer, there_reader, there)
+        await relay(reader, writer, there_reader, there)
 
 
-async def _relay(
+async def relay(
     reader: asyncio.StreamReader,
     writer: asyncio.StreamWriter,
     there_reader: asyncio.StreamReader,
     there: asyncio.StreamWriter,
 ) -> None:
+    """Carry bytes both ways until both sides are done."""
+
     async def pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
         with contextlib.suppress(OSError):
             while data := await source.read(65536):

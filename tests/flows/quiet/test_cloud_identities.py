@@ -5,16 +5,23 @@ On a control plane where no other daemon, which has the gate off, works on the s
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import base64
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.certificates import Authority
 from tests.controlplane import ControlPlane
 from tests.daemon import Daemon
-from tests.flows.stage import Stage, condition, config_map
-from tests.servers.clouds import AzureStandIn, fields, unverified
+from tests.flows.git.proxies import relay
+from tests.flows.stage import SOURCE_API, Stage, condition, config_map, is_ready
+from tests.servers.clouds import AzureStandIn, GoogleStandIn, fields, unverified
 from tests.servers.git import GitServer
+from tests.servers.loopback import LoopThread
+from tests.servers.registry import Registry
 
 
 class Everyone(set[str]):
@@ -109,3 +116,92 @@ def test_s11_2_default_service_account_is_used_where_none_is_named(
     stage.request("GitRepository")
     stage.until_ready("GitRepository")
     assert subjects(azure)[-1]["sub"] == f"system:serviceaccount:{namespace}:fallback"
+
+
+REGISTRY = "europe-docker.pkg.dev"
+
+
+class RegistryAuthority(Authority):
+    """Signs for the name that the registry is known by."""
+
+    def server(self, name: str, hosts: Sequence[str] = ("127.0.0.1", REGISTRY)) -> tuple[Path, Path]:
+        return super().server(name, hosts)
+
+
+class LeadingProxy:
+    """Leads tunnels for one name to a port of this machine; remembers whom else it was asked for."""
+
+    def __init__(self, name: str, port: int) -> None:
+        self.asked: list[str] = []
+        self._name, self._to = name, port
+        self._thread = LoopThread("leading-proxy")
+        self._server = self._thread.call(asyncio.start_server(self._serve, "127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        target = (await reader.readuntil(b"\r\n\r\n")).split(b" ", 2)[1].decode()
+        self.asked.append(target)
+        if target != f"{self._name}:443":
+            writer.close()
+            return
+        there_reader, there = await asyncio.open_connection("127.0.0.1", self._to)
+        writer.write(b"HTTP/1.1 200 Connection established\r\n\r\n")
+        await relay(reader, writer, there_reader, there)
+
+    def close(self) -> None:
+        self._server.close()
+        self._thread.close()
+
+
+@pytest.fixture
+def google() -> Iterator[GoogleStandIn]:
+    with GoogleStandIn() as server:
+        yield server
+
+
+def opaque(stage: Stage, name: str, data: dict[str, bytes]) -> None:
+    values = {key: base64.b64encode(value).decode() for key, value in data.items()}
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": name}, "data": values}
+    stage.api.apply(secret, stage.namespace)
+
+
+def test_s11_2_oci_gcp_with_the_account_of_the_machine(
+    control_plane: ControlPlane, git_server: GitServer, namespace: str, google: GoogleStandIn, tmp_path: Path
+) -> None:
+    """The registry is reached through the object's proxy; the metadata server, as the machine itself, is not."""
+    stage = Stage(control_plane, git_server, namespace)
+    password = "CNRY-metadata-1-0123456789abcdef0123456789abcdef"
+    authority = RegistryAuthority(tmp_path)
+    with Registry(accounts={"oauth2accesstoken": password}, tls=True, authority=authority) as registry:
+        digest = registry.push("team/app", "1.0.0", {"cm.yaml": config_map("one")})
+        proxy = LeadingProxy(REGISTRY, int(registry.host.rpartition(":")[2]))
+        daemon = Daemon(
+            control_plane.kubeconfig,
+            arguments=["--watch-all-namespaces=false"],
+            runtime_namespace=namespace,
+            environment={"GCE_METADATA_HOST": google.url.removeprefix("http://")},
+        )
+        try:
+            daemon.start()
+            opaque(stage, "proxy", {"address": proxy.url.encode()})
+            opaque(stage, "trust", {"ca.crt": authority.pem})
+            spec = {
+                "url": f"oci://{REGISTRY}/team/app",
+                "interval": "10m",
+                "provider": "gcp",
+                "ref": {"tag": "1.0.0"},
+                "proxySecretRef": {"name": "proxy"},
+                "certSecretRef": {"name": "trust"},
+            }
+            obj = {"apiVersion": SOURCE_API, "kind": "OCIRepository", "metadata": {"name": "app"}, "spec": spec}
+            stage.api.apply(obj, namespace)
+            found = stage.until("OCIRepository", "app", is_ready, api=SOURCE_API)
+            assert found["status"]["artifact"]["revision"] == f"1.0.0@{digest}"
+            assert set(proxy.asked) == {f"{REGISTRY}:443"}
+            assert [seen.path for seen in google.requests] == [
+                "/computeMetadata/v1/instance/service-accounts/default/token"
+            ]
+            assert "CNRY" not in daemon.log_text()
+        finally:
+            daemon.close()
+            proxy.close()
