@@ -113,7 +113,7 @@ class GitSource:
         spec = source.spec
         try:
             async with asyncio.timeout(spec.timeout_seconds):
-                auth = await GitAccess(self._services, source).find()
+                access = await GitAccess(self._services, source).find()
         except TimeoutError as error:
             message = f"failed to configure authentication options: no answer within {spec.timeout_seconds:g}s"
             raise FetchError(Reason.AUTHENTICATION_FAILED, message) from error
@@ -121,7 +121,8 @@ class GitSource:
         return GitRequest(
             url=spec.url,
             ref=GitRef() if ref is None else GitRef(ref.branch, ref.tag, ref.semver, ref.name, ref.commit),
-            auth=auth,
+            auth=access.auth,
+            account=access.account,
             timeout=spec.timeout_seconds,
             recurse_submodules=spec.recurse_submodules,
             sparse=spec.sparse_checkout,

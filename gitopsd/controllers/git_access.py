@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from gitopsd.api.meta import Reason
 from gitopsd.api.source import GitRepository
@@ -19,6 +19,7 @@ from gitopsd.fetch.auth import GitAuth, git_auth, refuse_plain_http
 from gitopsd.fetch.cloud.identity import Identity, require_object_identity
 from gitopsd.fetch.errors import FetchError
 from gitopsd.fetch.giturl import parse
+from gitopsd.fetch.gitverify import fingerprint
 from gitopsd.fetch.http import TlsIdentity
 from gitopsd.fetch.proxy import Proxy
 
@@ -30,6 +31,13 @@ _PROXY_FAILED: Final = "failed to configure proxy options: "
 _IDENTITY_GATE: Final = "ObjectLevelWorkloadIdentity"
 
 
+class Access(NamedTuple):
+    """Who an object is towards its server. `account` stands for credentials that are issued anew all the time."""
+
+    auth: GitAuth
+    account: str = ""
+
+
 class GitAccess:
     """Finds out, for one run, who a GitRepository is towards its server. Everything raises FetchError."""
 
@@ -38,24 +46,24 @@ class GitAccess:
         self._source = source
         self._namespace = source.metadata.namespace
 
-    async def find(self) -> GitAuth:
-        """The credentials, checked as far as that goes without asking the server; within `spec.timeout`."""
+    async def find(self) -> Access:
+        """The credentials, checked as far as that goes without asking the server. The caller sets the time limit."""
         url = parse(self._source.spec.url)
         proxy = await self._proxy()
         secret = await self._secret()
         data = secret.data if secret is not None else {}
         auth = git_auth(self._source.spec.url, data, secret=secret.name if secret is not None else "", proxy=proxy)
-        provider = self._source.spec.provider
+        access, provider = Access(auth), self._source.spec.provider
         if provider == "github":
-            auth = await self._github_app(auth, secret)
+            access = await self._github_app(auth, secret)
         elif provider in {"aws", "azure"}:
-            auth = await self._cloud(auth)
+            access = await self._cloud(auth)
         elif secret is not None and _is_app(data):
             message = f"secretRef '{secret.name}' has github app data but provider is not set to github"
             raise FetchError(Reason.INVALID_PROVIDER_CONFIGURATION, message)
         if not self._services.settings.insecure_allow_http:
-            refuse_plain_http(url, auth)
-        return auth
+            refuse_plain_http(url, access.auth)
+        return access
 
     # -- Secrets -----------------------------------------------------------------------------------------------
 
@@ -82,7 +90,7 @@ class GitAccess:
 
     # -- providers ---------------------------------------------------------------------------------------------
 
-    async def _github_app(self, auth: GitAuth, secret: Secret | None) -> GitAuth:
+    async def _github_app(self, auth: GitAuth, secret: Secret | None) -> Access:
         if secret is None:
             raise FetchError(Reason.INVALID_PROVIDER_CONFIGURATION, _NO_APP, stalls=True)
         if not _is_app(secret.data):
@@ -92,9 +100,10 @@ class GitAccess:
             token = await self._services.cloud.github_app(secret.data, self._source.spec.url, identity)
         except (GitopsdError, ValueError, TimeoutError) as error:
             raise _unauthenticated(error) from error
-        return replace(auth, username=_APP_USER, password=token, bearer="")
+        account = f"github {fingerprint(secret.data)}"
+        return Access(replace(auth, username=_APP_USER, password=token, bearer=""), account)
 
-    async def _cloud(self, auth: GitAuth) -> GitAuth:
+    async def _cloud(self, auth: GitAuth) -> Access:
         provider = self._source.spec.provider
         assert provider in {"aws", "azure"}
         try:
@@ -106,7 +115,8 @@ class GitAccess:
             raise  # a gate that is closed says so itself
         except (GitopsdError, ValueError, TimeoutError) as error:
             raise _unauthenticated(error) from error
-        return replace(auth, username=found.username, password=found.password, bearer=found.bearer)
+        account = f"{provider} {self._namespace}/{identity.service_account}" if identity.service_account else provider
+        return Access(replace(auth, username=found.username, password=found.password, bearer=found.bearer), account)
 
     async def _cloud_identity(self, proxy: Proxy | None) -> Identity:
         """The daemon's own identity, or that of the ServiceAccount which the object names."""

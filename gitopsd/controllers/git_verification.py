@@ -17,7 +17,7 @@ from gitopsd.errors import GitopsdError
 from gitopsd.fetch import gitverify
 from gitopsd.fetch.errors import printable
 from gitopsd.fetch.git import Fetched
-from gitopsd.fetch.gitverify import KeysError, SignatureError, TrustedKeys
+from gitopsd.fetch.gitverify import SignatureError, TrustedKeys
 from gitopsd.runtime.status import StatusSession
 from gitopsd.tasks import offload
 
@@ -73,7 +73,7 @@ class GitVerification:
         try:
             secret = await self._keys()
             keys = await offload(TrustedKeys.read, secret.data)
-        except (KeysError, GitopsdError) as error:
+        except GitopsdError as error:
             raise self._failure(Reason.VERIFICATION_ERROR, f"public keys secret error: {error}") from error
         lines = [await self._check_tag(found, keys)] if verify.verifies_tag else []
         if verify.verifies_commit:

@@ -257,12 +257,16 @@ def verify(signed: Signed, keys: TrustedKeys, now: datetime | None = None) -> st
 
 
 def _verify_pgp(payload: bytes, text: bytes, certs: Sequence[Cert], now: datetime) -> str:
+    try:
+        return _verify_with(payload, text, certs, now)
+    except RuntimeError:  # the library's only error, raised even by attributes of what it has read
+        raise SignatureError("the OpenPGP signature or its key cannot be read") from None
+
+
+def _verify_with(payload: bytes, text: bytes, certs: Sequence[Cert], now: datetime) -> str:
     import pysequoia
 
-    try:
-        signature = pysequoia.Sig.from_bytes(text + b"\n")
-    except RuntimeError:
-        raise SignatureError("the OpenPGP signature cannot be read") from None
+    signature = pysequoia.Sig.from_bytes(text + b"\n")
     try:
         found = pysequoia.verify(bytes=payload, store=lambda _: list(certs), signature=signature)
     except RuntimeError:

@@ -612,6 +612,26 @@ async def test_s11_2_a_cloud_that_says_nothing_is_given_up_at_the_timeout(bench)
     assert await fails(bench, "AuthenticationFailed") == f"{AUTH}no answer within 0.01s"
 
 
+async def test_A42_who_may_share_what_was_fetched_with_tokens(tmp_path):
+    """Tokens change all the time; the account behind them is what has to be equal."""
+    async with Bench.opened(tmp_path, GATE) as bench:
+        cloudy(bench, GitCloudAuth(bearer="t"))
+        bench.account("robot", {})
+        accounts = {
+            (await asked(bench, provider="azure")).account,
+            (await asked(bench, provider="aws")).account,
+            (await asked(bench, provider="aws", serviceAccountName="robot")).account,
+        }
+        cloudy(bench, "token")
+        for data in (APP, APP | {"githubAppPrivateKey": "forged"}):
+            bench.secret("creds", data)
+            spec = {"provider": "github", "serviceAccountName": None, "secretRef": {"name": "creds"}}
+            accounts.add((await asked(bench, **spec)).account)
+        assert len(accounts) == 5
+        assert not any("forged" in account for account in accounts)
+        assert (await asked(bench, provider=None, secretRef=None)).account == ""
+
+
 async def test_A12_a_token_over_plain_http_can_be_forbidden(tmp_path):
     async with Bench.opened(tmp_path, "--insecure-allow-http=false") as bench:
         cloudy(bench, "token")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import random
 import struct
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -328,6 +330,33 @@ def test_D01_a_flipped_bit_in_a_signature_is_an_error_and_nothing_worse(position
             continue
         # Some bytes are not part of what is signed, such as the hint at the issuer. The key is always right.
         assert verify_commit(with_header(COMMIT, text), keys_of(signer)) == signer.shown
+
+
+def test_D01_nothing_in_a_broken_signature_or_key_is_a_surprise():
+    """Libraries raise errors of their own for odd packets, even from what they have read."""
+    chance = random.Random(7)
+    signature, key = PGP.sign(COMMIT), PGP.public
+    for number in range(600):
+        text = bytearray(binary(key if number % 2 else signature))
+        for _ in range(chance.choice((1, 1, 2, 5))):
+            text[chance.randrange(len(text))] = chance.randrange(256)
+        with suppress(SignatureError, KeysError):
+            if number % 2:
+                verify_commit(
+                    with_header(COMMIT, signature), TrustedKeys.read({"a": armored(text, "PUBLIC KEY BLOCK")})
+                )
+            else:
+                verify_commit(with_header(COMMIT, armored(text, "SIGNATURE")), keys_of(PGP))
+
+
+def binary(armor):
+    lines = armor.strip().split(b"\n")
+    start = lines.index(b"") + 1 if b"" in lines else 1
+    return base64.b64decode(b"".join(line for line in lines[start:-1] if not line.startswith(b"=")))
+
+
+def armored(raw, kind):
+    return f"-----BEGIN PGP {kind}-----\n\n{base64.b64encode(raw).decode()}\n-----END PGP {kind}-----\n".encode()
 
 
 # -- keys --------------------------------------------------------------------------------------------------------------
