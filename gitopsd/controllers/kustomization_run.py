@@ -240,6 +240,7 @@ class Attempt:
         status.mark(ConditionType.READY, "Unknown", Reason.PROGRESSING, "Reconciliation in progress")
         self._progress("Fetching manifests")
         tree = await self._files(artifact)
+        await self._recall()
         status.fields["lastAttemptedRevision"] = self._revision
         self._progress("Building manifests")
         rendered = await self._render(tree)
@@ -297,10 +298,17 @@ class Attempt:
         namespace = self._kustomization.metadata.namespace
         return await self._read(f"/api/v1/namespaces/{namespace}/{plural}/{name}")
 
+    async def _recall(self) -> None:
+        """Know what may exist before the status tells of an attempt: from then on nobody looks for strays."""
+        owner = self._parts.applier(self._kustomization).owner
+        try:
+            self._owned_before = await self._inventories.recall(self._status, owner)
+        except (ApiError, UnreachableError) as error:
+            raise RetryError(Reason.RECONCILIATION_FAILED, str(error), again_in=self._retry) from error
+
     async def _apply(self, rendered: Rendered) -> ChangeSet:
         applier = self._parts.applier(self._kustomization)
         try:
-            self._owned_before = await self._inventories.recall(self._status, applier.owner)
             require_decrypted(rendered.objects)
             wanted = [self._owned(obj, applier.owner) for obj in rendered.objects]
             changes = await applier.apply(wanted, known=self._memory.known(self._run.key), claim=self._claim)
