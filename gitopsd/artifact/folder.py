@@ -221,8 +221,9 @@ class Folder:
         """The file or folder that a request means; None when there is none, or when it is none of the artifacts."""
         found = self._inside(request_path)
         with suppress(OSError, ValueError):
-            if found is not None and not found.name.startswith(".") and found.exists():
-                return found
+            if found is not None and found.exists():
+                parts = found.relative_to(self._root.resolve()).parts
+                return None if any(part.startswith(".") for part in parts) else found
         return None
 
     def _inside(self, path: str) -> Path | None:

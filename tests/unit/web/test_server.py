@@ -112,11 +112,13 @@ async def test_s12_2_the_root_answers_a_probe(site: Site) -> None:
     "target",
     [
         "/../secret", "/%2e%2e/secret", "/..%2fsecret", "/gitrepository/../../secret", "//../secret", "/link",
-        "/gitrepository/ns/..%5c..%5c..%5csecret", "/%00", "/gone", "/" + "a" * 5000, "/.hidden", "/etc/passwd",
+        "/gitrepository/ns/..%5c..%5c..%5csecret", "/%00", "/gone", "/" + "a" * 5000, "/.hidden", "/.own/file", "/etc/passwd",
     ],
 )  # fmt: skip
 async def test_E10_nothing_outside_of_the_storage_is_served(site: Site, target: str) -> None:
     (site.root / ".hidden").write_text("outside")
+    (site.root / ".own").mkdir()
+    (site.root / ".own/file").write_text("outside")
     status, answer = await site.raw(target)
     assert status in (400, 404)
     assert b"outside" not in answer
