@@ -26,6 +26,7 @@ from gitopsd.fetch.cloud.endpoint import (
     Request,
     Surroundings,
     ask,
+    ask_machine,
     form,
     read_xml,
     towards,
@@ -202,10 +203,7 @@ class Aws:
             raise NoCredentialsError("the daemon has no AWS identity: nothing in its environment, metadata disabled")
         base = (self._around.variable("AWS_EC2_METADATA_SERVICE_ENDPOINT") or _METADATA).rstrip("/")
         lifetime = {"X-aws-ec2-metadata-token-ttl-seconds": _METADATA_SECONDS}
-        try:
-            session = (await self._metadata("PUT", f"{base}/latest/api/token", lifetime)).text()
-        except RemoteError as error:
-            raise NoCredentialsError(f"the daemon has no AWS identity: {error.message}") from error
+        session = (await self._metadata("PUT", f"{base}/latest/api/token", lifetime)).text()
         headers, secrets = {"X-aws-ec2-metadata-token": session}, (session,)
         roles = f"{base}/latest/meta-data/iam/security-credentials/"
         role = (await self._metadata("GET", roles, headers, secrets)).text()
@@ -216,7 +214,7 @@ class Aws:
         self, method: str, url: str, headers: Mapping[str, str], secrets: tuple[str, ...] = ()
     ) -> Reply:
         request = Request("AWS metadata service", url, method, headers, secrets=secrets, patience=LOCAL_PATIENCE)
-        return await ask(self._around.local, request)
+        return await ask_machine(self._around.local, request, "AWS")
 
     def _issued(self, fields: Mapping[str, Any], what: str) -> Issued[AwsKeys]:
         keys = AwsKeys(

@@ -26,10 +26,11 @@ from gitopsd.fetch.cloud.endpoint import (
     Request,
     Surroundings,
     ask,
+    ask_machine,
     form,
     towards,
 )
-from gitopsd.fetch.cloud.identity import Identity, Issued, NoCredentialsError
+from gitopsd.fetch.cloud.identity import Identity, Issued
 from gitopsd.fetch.errors import RemoteError, printable
 from gitopsd.fetch.http import ANYBODY, Access, HttpClient
 from gitopsd.tasks import offload
@@ -149,11 +150,7 @@ class Azure:
             url = f"{base}/metadata/identity/oauth2/token?{urlencode({'api-version': '2018-02-01', **values})}"
             headers = {"Metadata": "true"}
         request = Request(what, url, "GET", headers, secrets=(header,), patience=LOCAL_PATIENCE)
-        try:
-            reply = await ask(self._around.local, request)
-        except RemoteError as error:
-            raise NoCredentialsError(f"the daemon has no Azure identity: {error.message}") from error
-        return _issued(reply)
+        return _issued(await ask_machine(self._around.local, request, "Azure"))
 
     async def registry(self, host: str, token: str, identity: Identity) -> Issued[tuple[str, str]]:
         """Exchange a token for user name and password of a registry. Raises RemoteError."""

@@ -20,14 +20,14 @@ import orjson
 
 from gitopsd.fetch.auth import mask
 from gitopsd.fetch.cloud.answers import one_word
-from gitopsd.fetch.cloud.identity import Identity
+from gitopsd.fetch.cloud.identity import Identity, NoCredentialsError
 from gitopsd.fetch.errors import RemoteError, printable
 from gitopsd.fetch.http import ANYBODY, Access, HttpClient, TlsIdentity
 
 _LIMIT = 256 * 1024
 _PATIENCE = 30.0
 # What the machine itself answers is there at once, or not at all.
-LOCAL_PATIENCE = 3.0
+LOCAL_PATIENCE = 5.0
 _LONGEST_QUOTE = 512
 _JWT = re.compile(r"eyJ[\w-]{8,}(?:\.[\w-]*)*")
 _FORM = "application/x-www-form-urlencoded"
@@ -83,6 +83,14 @@ class Reply:
         return one_word(self.body.decode("utf-8", "replace").strip(), self.what, "value")
 
 
+class RefusalError(RemoteError):
+    """The endpoint answered with a status that is no success."""
+
+    def __init__(self, message: str, *, rule: str = "", status: int = 0) -> None:
+        super().__init__(message, rule=rule)
+        self.status = status
+
+
 def form(what: str, url: str, values: Mapping[str, str], **more: Any) -> Request:
     """A question whose answers are given as a web form."""
     headers = {"Content-Type": _FORM, "Accept": "application/json", **more.pop("headers", {})}
@@ -116,7 +124,21 @@ async def ask(web: HttpClient, request: Request) -> Reply:
         raise RemoteError(f"{request.what}: {message}", rule=error.rule) from None
     if reply.status in {200, 201} or reply.status in request.expected:
         return reply
-    raise RemoteError(f"{request.what}: {_refusal(reply, (*request.secrets, *request.access.secrets))}")
+    text = _refusal(reply, (*request.secrets, *request.access.secrets))
+    raise RefusalError(f"{request.what}: {text}", status=reply.status)
+
+
+async def ask_machine(web: HttpClient, request: Request, cloud: str) -> Reply:
+    """Ask the machine itself who we are. Raises NoCredentialsError where nobody is there who could know.
+
+    A service that is there and in trouble is another matter: it may know a moment later.
+    """
+    try:
+        return await ask(web, request)
+    except RemoteError as error:
+        if isinstance(error, RefusalError) and (error.status >= 500 or error.status == 429):
+            raise
+        raise NoCredentialsError(f"the daemon has no {cloud} identity: {error.message}") from error
 
 
 def _refusal(reply: Reply, secrets: Sequence[str]) -> str:

@@ -22,7 +22,6 @@ import orjson
 from gitopsd.fetch.cloud import jwt
 from gitopsd.fetch.cloud.answers import (
     is_safe,
-    one_word,
     read_file,
     read_token_file,
     seconds,
@@ -34,10 +33,11 @@ from gitopsd.fetch.cloud.endpoint import (
     Request,
     Surroundings,
     ask,
+    ask_machine,
     form,
     towards,
 )
-from gitopsd.fetch.cloud.identity import Identity, Issued, NoCredentialsError
+from gitopsd.fetch.cloud.identity import Identity, Issued
 from gitopsd.fetch.errors import RemoteError, printable
 from gitopsd.fetch.http import ANYBODY, Access, HttpClient
 from gitopsd.tasks import offload
@@ -83,20 +83,17 @@ class Gcp:
             return await self._of_account(identity)
         if path := self._around.variable("GOOGLE_APPLICATION_CREDENTIALS"):
             return await self._of_file(path, identity)
-        what = "Google metadata server"
         query = urlencode({"scopes": ",".join(_SCOPES)}, safe=",")
-        try:
-            found = await self._metadata(what, f"instance/service-accounts/default/token?{query}")
-        except RemoteError as error:
-            raise NoCredentialsError(f"the daemon has no Google Cloud identity: {error.message}") from error
-        fields = _object(found, what)
-        return Issued(token_in(fields, "access_token", what), seconds(fields.get("expires_in")))
+        request = self._metadata(f"instance/service-accounts/default/token?{query}")
+        reply = await ask_machine(self._around.local, request, "Google Cloud")
+        fields = reply.fields()
+        return Issued(token_in(fields, "access_token", reply.what), seconds(fields.get("expires_in")))
 
-    async def _metadata(self, what: str, path: str) -> bytes:
+    def _metadata(self, path: str) -> Request:
         host = self._around.variable("GCE_METADATA_HOST") or _METADATA
         url = f"http://{host}/computeMetadata/v1/{path}"
-        request = Request(what, url, "GET", {"Metadata-Flavor": "Google"}, patience=LOCAL_PATIENCE)
-        return (await ask(self._around.local, request)).body
+        flavor = {"Metadata-Flavor": "Google"}
+        return Request("Google metadata server", url, "GET", flavor, patience=LOCAL_PATIENCE)
 
     # -- an object's identity
 
@@ -125,10 +122,10 @@ class Gcp:
     async def _gke(self) -> tuple[str, str]:
         """The workload identity pool of our cluster, and the audience that its tokens are exchanged for."""
         if self._cluster is None:
-            what = "Google metadata server"
             names = ("project/project-id", "instance/attributes/cluster-location", "instance/attributes/cluster-name")
-            found = [(await self._metadata(what, name)).decode("utf-8", "replace").strip() for name in names]
-            project, location, cluster = (one_word(value, what, name) for value, name in zip(found, names, strict=True))
+            project, location, cluster = [
+                (await ask(self._around.local, self._metadata(name))).text() for name in names
+            ]
             pool = f"{project}.svc.id.goog"
             path = f"projects/{project}/locations/{location}/clusters/{cluster}"
             self._cluster = pool, f"identitynamespace:{pool}:https://container.googleapis.com/v1/{path}"

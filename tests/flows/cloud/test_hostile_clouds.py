@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from gitopsd.fetch.cloud import endpoint
+from gitopsd.fetch.cloud.tokens import NoCredentialsError
 from gitopsd.fetch.errors import RemoteError
 from gitopsd.fetch.proxy import Proxy
 from tests.flows.cloud.conftest import Account, identity, tokens
@@ -219,3 +220,28 @@ async def test_providers_that_cannot_be_used_are_named(google: GoogleStandIn, pr
                 await work
     with pytest.raises(RemoteError, match="provider 'gcp' cannot be used here"):
         await cloud.git("gcp", "https://github.com/a", identity())
+
+
+@pytest.mark.parametrize(("status", "is_absent"), [(404, True), (400, True), (403, True), (429, False), (503, False)])
+@pytest.mark.parametrize("cloud_name", ["aws", "azure", "gcp"])
+async def test_a_metadata_service_in_trouble_is_not_taken_for_none(
+    cloud_name: str, played: StandIn, status: int, is_absent: bool
+):
+    """A Bucket would go on anonymously where there is none (spec/source.md 11.2)."""
+
+    async def rule(request, ask):
+        return Answer(status)
+
+    async with tokens(played) as cloud:
+        with played.behave("*", rule), pytest.raises(RemoteError, match=f"the server answered {status}") as caught:
+            work = cloud.bucket_aws(identity()) if cloud_name == "aws" else cloud.bucket_token(cloud_name, identity())
+            await work
+    assert isinstance(caught.value, NoCredentialsError) is is_absent
+    played.refuse()
+    try:
+        async with tokens(played) as cloud:
+            work = cloud.bucket_aws(identity()) if cloud_name == "aws" else cloud.bucket_token(cloud_name, identity())
+            with pytest.raises(NoCredentialsError, match=r"has no .* identity: .*: cannot talk to"):
+                await work
+    finally:
+        played.accept()
