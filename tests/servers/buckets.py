@@ -282,7 +282,7 @@ def is_signed(request: web.Request, access_key: str, secret_key: str, session_to
     if "host" not in names or request.headers.get("x-amz-security-token", "") != session_token:
         return False
     headers = {name: request.headers[name] for name in names if name != "host" and name in request.headers}
-    url = f"{request.scheme}://{request.host}{request.rel_url.raw_path_qs}"
+    url = f"{request.scheme}://{request.headers['Host']}{request.rel_url.raw_path_qs}"
     copy = AWSRequest(method=request.method, url=url, headers=headers)
     region = given.partition("Credential=")[2].split("/")[2] if "Credential=" in given else ""
     signer = S3SigV4Auth(Credentials(access_key, secret_key, session_token or None), "s3", region)
