@@ -14,7 +14,8 @@ from tests.servers.git import File, GitServer
 
 SOURCE_API = "source.toolkit.fluxcd.io/v1"
 KUSTOMIZE_API = "kustomize.toolkit.fluxcd.io/v1"
-KINDS = {"GitRepository": SOURCE_API, "Kustomization": KUSTOMIZE_API, "ConfigMap": "v1", "Secret": "v1"}
+SOURCES = ("GitRepository", "OCIRepository", "HelmRepository", "HelmChart", "Bucket")
+KINDS = {"Kustomization": KUSTOMIZE_API, "ConfigMap": "v1", "Secret": "v1", **dict.fromkeys(SOURCES, SOURCE_API)}
 REQUESTED_AT = "reconcile.fluxcd.io/requestedAt"
 
 
