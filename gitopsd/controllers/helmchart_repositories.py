@@ -55,9 +55,8 @@ class ChartRepositories:
     async def __aexit__(
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        # Quick, and also to be done when the run is cancelled, where nothing can be awaited.
         for path in self._spooled:
-            path.unlink(missing_ok=True)
+            await offload(path.unlink, missing_ok=True)
 
     async def of(self, source: HelmRepository, name: str, artifact: Artifact | None) -> IndexCharts | RegistryCharts:
         """The charts of a HelmRepository, `name` being the one that is wanted.
