@@ -44,7 +44,7 @@ from gitopsd.fetch.gitwire import (
     read_advertisement,
 )
 from gitopsd.fetch.http import HttpRules
-from gitopsd.tasks import offload
+from gitopsd.tasks import compute, offload
 
 T = TypeVar("T")
 
@@ -337,7 +337,7 @@ class Remote:
     async def in_thread(self, work: Callable[[Stop], T]) -> T:
         """Run blocking work that watches `stop`; it ends soon after its caller is cancelled."""
         try:
-            return await offload(work, self.stop)
+            return await compute(work, self.stop)
         except asyncio.CancelledError:
             self.stop.cancel()
             raise

@@ -16,7 +16,7 @@ from typing import IO
 
 from gitopsd.fetch.errors import RemoteError
 from gitopsd.fetch.gitobjects import Bytes
-from gitopsd.tasks import offload
+from gitopsd.tasks import offload, pass_on
 
 HEADER_SIZE = 12
 _SPILL_AT = 32 << 20
@@ -47,7 +47,8 @@ class Stop:
         self._cancelled.set()
 
     def check(self) -> None:
-        """Raise TimeoutError when it is time to end."""
+        """Raise TimeoutError when it is time to end; let others work before that, if they wait."""
+        pass_on()
         if self._cancelled.is_set() or time.monotonic() > self._deadline:
             raise TimeoutError
 

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 from collections.abc import Coroutine
 from typing import Any
 
+import pytest
+
 from gitopsd import metrics
-from gitopsd.tasks import watch_lag
+from gitopsd.tasks import Turns, compute, pass_on, watch_lag
 from tests import virtual
 
 
@@ -63,3 +66,78 @@ def test_a_loop_that_nobody_blocks_has_no_lag():
         assert highest() == 0.0
 
     watched(story(), Clock())
+
+
+def test_computing_threads_take_turns_first_come_first_served():
+    now = [0.0]
+    turns = Turns(1, 0.05, lambda: now[0])
+    log: list[str] = []
+    started, all_wait = threading.Event(), threading.Event()
+
+    def long() -> None:
+        with turns:
+            started.set()
+            assert all_wait.wait(10)
+            turns.pass_on()
+            log.append("long, for its turn lasts")
+            now[0] += 1
+            turns.pass_on()
+            log.append("long again")
+
+    def short(name: str) -> None:
+        with turns:
+            log.append(name)
+
+    threads = [threading.Thread(target=long)]
+    threads[0].start()
+    assert started.wait(10)
+    for name in ("first", "second"):
+        threads.append(threading.Thread(target=short, args=(name,)))
+        threads[-1].start()
+        while len(turns._waiting) < len(threads) - 1:
+            pass
+    all_wait.set()
+    for thread in threads:
+        thread.join(10)
+    assert log == ["long, for its turn lasts", "first", "second", "long again"]
+    assert turns._free == 1
+
+
+def test_no_more_than_the_places_are_taken_and_each_is_given_back():
+    turns = Turns(2, 0.0)
+    inside: set[int] = set()
+    most = 0
+
+    def work(number: int) -> None:
+        nonlocal most
+        for _ in range(100):
+            try:
+                with turns:
+                    inside.add(number)
+                    most = max(most, len(inside))
+                    inside.discard(number)
+                    turns.pass_on()
+                    raise ValueError
+            except ValueError:
+                pass
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert 1 <= most <= 2
+    assert turns._free == 2
+
+
+async def test_what_computes_may_pass_its_turn_on_from_anywhere():
+    pass_on()
+
+    def work(number: int) -> int:
+        for _ in range(100):
+            pass_on()
+        return number
+
+    assert await asyncio.gather(*(compute(work, number) for number in range(40))) == list(range(40))
+    with pytest.raises(ZeroDivisionError):
+        await compute(lambda: 1 // 0)
