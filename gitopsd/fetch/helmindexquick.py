@@ -2,7 +2,7 @@
 
 Theory of operation. Nearly all indexes were written by one program: block style, one line for each value, a small
 alphabet. One regular expression takes all lines of an entry apart at once, and what the lines mean is told by their
-indentation. This takes a third of the time of the real reader (docs/decisions/0005-helm-indexes.md).
+indentation. This takes a third of the time of the real reader (docs/decisions/0006-helm-indexes.md).
 
 Knows a subset of YAML; refuses to know errors. Invariant: it gives what `krm.documents.load_all` gives for the same
 text, or None; when in doubt, None (comments, folded lines, anchors, tags, flow style, doubled keys, odd characters).

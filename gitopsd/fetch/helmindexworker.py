@@ -2,7 +2,7 @@
 
 Theory of operation. Reading is work for one processor, most of it in Python: a thread would take every other moment
 from the event loop, and what it allocated would stay with the daemon. A process costs its start, and then neither. It
-gets its order as one line, and answers with one line and the table (docs/decisions/0005-helm-indexes.md).
+gets its order as one line, and answers with one line and the table (docs/decisions/0006-helm-indexes.md).
 
 Knows processes and their bounds; refuses to know what indexes mean. Invariants: no process outlives the one who waits
 for it; a stranger's index can take as much memory as is said here, and no more.
