@@ -18,8 +18,8 @@ from gitopsd.errors import GitopsdError
 from gitopsd.fetch.auth import GitAuth, git_auth, refuse_plain_http
 from gitopsd.fetch.cloud.identity import Identity, require_object_identity
 from gitopsd.fetch.errors import FetchError
+from gitopsd.fetch.gitkeys import fingerprint
 from gitopsd.fetch.giturl import parse
-from gitopsd.fetch.gitverify import fingerprint
 from gitopsd.fetch.http import TlsIdentity
 from gitopsd.fetch.proxy import Proxy
 

@@ -14,10 +14,11 @@ from gitopsd.api.source import GitRef, GitRepository
 from gitopsd.controllers.secrets import Secret
 from gitopsd.controllers.source import Services, SourceError
 from gitopsd.errors import GitopsdError
-from gitopsd.fetch import gitverify
 from gitopsd.fetch.errors import printable
 from gitopsd.fetch.git import Fetched
-from gitopsd.fetch.gitverify import SignatureError, TrustedKeys
+from gitopsd.fetch.gitkeys import TrustedKeys, fingerprint
+from gitopsd.fetch.gitsigned import SignatureError, is_signed_tag, tag_hash
+from gitopsd.fetch.gitverify import verify_commit, verify_tag
 from gitopsd.runtime.status import StatusSession
 from gitopsd.tasks import offload
 
@@ -63,7 +64,7 @@ class GitVerification:
             secret = await self._keys()
         except GitopsdError:
             return True
-        return gitverify.fingerprint(secret.data) == seen.source_verification_fingerprint
+        return fingerprint(secret.data) == seen.source_verification_fingerprint
 
     async def check(self, found: Fetched) -> None:
         """Demand the signatures of what was fetched, and note in the status that they are good."""
@@ -79,7 +80,7 @@ class GitVerification:
         if verify.verifies_commit:
             lines.append(await self._check_commit(found, keys))
         status.fields[_MODE_FIELD] = _MODES[verify.mode]
-        status.fields[_KEYS_FIELD] = gitverify.fingerprint(secret.data)
+        status.fields[_KEYS_FIELD] = fingerprint(secret.data)
         message = "".join(["verified signature of", *(f"\n\t- {line}" for line in lines)])
         status.mark(ConditionType.SOURCE_VERIFIED, "True", Reason.SUCCEEDED, message)
         self._services.event(status.obj, "Trace", Reason.SUCCEEDED, message)
@@ -90,12 +91,12 @@ class GitVerification:
             raise self._failure(Reason.INVALID_VERIFICATION_MODE, _NOT_A_TAG, stalls=True)
         shown = printable(name, 256)
         if found.tag_object:
-            shown += f"@{gitverify.tag_hash(found.tag_object)}"
-        if not await offload(gitverify.is_signed_tag, found.tag_object):
-            message = f"cannot verify signature of tag '{shown}' since it is not signed"
-            raise self._failure(Reason.INVALID_GIT_OBJECT, message)
+            shown += f"@{tag_hash(found.tag_object)}"
         try:
-            key = await offload(gitverify.verify_tag, found.tag_object, keys)
+            if not await offload(is_signed_tag, found.tag_object):
+                message = f"cannot verify signature of tag '{shown}' since it is not signed"
+                raise self._failure(Reason.INVALID_GIT_OBJECT, message)
+            key = await offload(verify_tag, found.tag_object, keys)
         except SignatureError as error:
             message = f"signature verification of tag '{shown}' failed: {error}"
             raise self._failure(Reason.INVALID_TAG_SIGNATURE, message) from error
@@ -103,7 +104,7 @@ class GitVerification:
 
     async def _check_commit(self, found: Fetched, keys: TrustedKeys) -> str:
         try:
-            key = await offload(gitverify.verify_commit, found.commit_object, keys)
+            key = await offload(verify_commit, found.commit_object, keys)
         except SignatureError as error:
             message = f"signature verification of commit '{found.commit}' failed: {error}"
             raise self._failure(Reason.INVALID_COMMIT_SIGNATURE, message) from error

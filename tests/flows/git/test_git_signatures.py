@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from gitopsd.fetch.git import GitFetcher, GitRef, GitRequest
-from gitopsd.fetch.gitverify import SignatureError, TrustedKeys, tag_hash, verify_commit, verify_tag
+from gitopsd.fetch.gitkeys import TrustedKeys
+from gitopsd.fetch.gitsigned import SignatureError, tag_hash
+from gitopsd.fetch.gitverify import verify_commit, verify_tag
 from gitopsd.tasks import offload
 from tests.servers.git import GitServer
 from tests.signing import PgpSigner, SshSigner, commit_object, sign_tag, sign_tip, signed_commit, tag_object

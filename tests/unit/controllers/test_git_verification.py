@@ -10,7 +10,8 @@ import pytest
 from gitopsd.api.source import GitRef
 from gitopsd.controllers.git_verification import tag_name
 from gitopsd.errors import RetryError, StallError
-from gitopsd.fetch.gitverify import fingerprint, tag_hash
+from gitopsd.fetch.gitkeys import fingerprint
+from gitopsd.fetch.gitsigned import tag_hash
 from gitopsd.runtime.controller import Result
 from tests.signing import PgpSigner, SshSigner, commit_object, signed_commit, signed_tag, tag_object
 from tests.unit.controllers.gitbench import Bench
@@ -147,6 +148,13 @@ async def test_D02_a_signature_of_another_tag_is_refused(bench):
     bench.remote.tag = raw + PGP.sign(tag_object("b" * 40, "v0.9.0"))
     bench.apply(ref=TAG, verify=demand("Tag"))
     assert "failed: it does not fit" in await refused(bench, "InvalidTagSignature")
+
+
+async def test_D03_a_tag_with_two_signature_headers_is_refused(bench):
+    raw = tag_object(bench.remote.sha, "v1.0.0").replace(b"\n\n", b"\ngpgsig-sha256 a\ngpgsig-sha256 b\n\n", 1)
+    bench.remote.tag = signed_tag(raw, PGP)
+    bench.apply(ref=TAG, verify=demand("Tag"))
+    assert (await refused(bench, "InvalidTagSignature")).endswith("failed: it has more than one signature header")
 
 
 async def test_s5_6_D01_an_unsigned_commit_keeps_the_old_artifact(bench):

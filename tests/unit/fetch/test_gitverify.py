@@ -15,19 +15,9 @@ import pysequoia
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from gitopsd.fetch.gitverify import (
-    MOST_KEYS,
-    KeysError,
-    SignatureError,
-    TrustedKeys,
-    fingerprint,
-    is_signed_tag,
-    split_commit,
-    split_tag,
-    tag_hash,
-    verify_commit,
-    verify_tag,
-)
+from gitopsd.fetch.gitkeys import MOST_KEYS, KeysError, TrustedKeys, fingerprint
+from gitopsd.fetch.gitsigned import SignatureError, is_signed_tag, split_commit, split_tag, tag_hash
+from gitopsd.fetch.gitverify import verify_commit, verify_tag
 from tests.signing import PgpSigner, SshSigner, commit_object, signed_commit, signed_tag, tag_object, with_header
 
 SIGNED = Path(__file__).with_name("signed")
@@ -298,6 +288,17 @@ def test_D01_an_ssh_certificate_is_not_its_key():
     pair = asyncssh.load_keypairs([(SSH.key, certificate)])[0]
     raw = with_header(COMMIT, asyncssh.create_sshsig(pair, COMMIT, namespace="git"))
     assert "not trusted" in refused(raw, keys_of(SSH))
+
+
+def test_D01_numbers_that_no_key_and_no_signature_has_are_refused():
+    signer = SshSigner(algorithm="ecdsa-sha2-nistp256")
+    for number in (b"", b"\xff", b"\0", b"\x7f" * 100):
+        made = strings(b"ecdsa-sha2-nistp256", strings(number, number))
+        raw = with_header(COMMIT, ssh_armor(signer.key.public_data, b"git", b"sha512", made))
+        assert "does not fit" in refused(raw, keys_of(signer))
+        blob = base64.b64encode(strings(b"ssh-rsa", number, number))
+        with pytest.raises(KeysError):
+            TrustedKeys.read({"a.sshpub": b"ssh-rsa " + blob})
 
 
 def broken_ssh():

@@ -1,0 +1,81 @@
+"""Git's signed objects taken apart: the bytes that a signature covers, and the signature.
+
+Knows where commits (a header) and tags (the end of the message) carry signatures; refuses to know keys. Pure.
+Invariant: the bytes are split once and never written anew, so nothing that a parser overlooks can slip in between what
+is verified and what is used; anything ambiguous is refused (spec/hostile-inputs.md D03).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+from typing import Final
+
+from gitopsd.errors import GitopsdError
+
+_SIGNATURE_LINE: Final = re.compile(
+    rb"^-----BEGIN (?:PGP SIGNATURE|PGP MESSAGE|SSH SIGNATURE|SIGNED MESSAGE)-----", re.MULTILINE
+)
+_HEADERS: Final = (b"gpgsig", b"gpgsig-sha256")
+
+
+class SignatureError(GitopsdError):
+    """A commit or tag is not signed, or not by a key that is trusted; the text says which."""
+
+
+@dataclass(frozen=True)
+class Signed:
+    """An object taken apart: the bytes that its signature covers, and the signature (empty without one)."""
+
+    payload: bytes
+    signature: bytes
+
+
+def split_commit(raw: bytes) -> Signed:
+    """Take the signature out of a commit's header. Raises SignatureError when there is more than one."""
+    payload, found = _without_headers(raw)
+    return Signed(payload, found.get(b"gpgsig", b""))
+
+
+def split_tag(raw: bytes) -> Signed:
+    """Take the signature off the end of a tag's message. Raises SignatureError as `split_commit` does."""
+    body = raw.find(b"\n\n")
+    found = list(_SIGNATURE_LINE.finditer(raw, body + 1)) if body >= 0 else []
+    if not found:
+        return Signed(raw, b"")
+    start = found[-1].start()
+    payload, _ = _without_headers(raw[:start])
+    return Signed(payload, raw[start:])
+
+
+def _without_headers(raw: bytes) -> tuple[bytes, dict[bytes, bytes]]:
+    """The object without its signature headers, byte for byte, and their values."""
+    kept: list[bytes] = []
+    found: dict[bytes, bytes] = {}
+    current = b""
+    end = raw.find(b"\n\n") + 1
+    for line in (line + b"\n" for line in raw[:end].split(b"\n")[:-1]):
+        if not line.startswith(b" "):
+            name, _, value = line.partition(b" ")
+            current = name if name in _HEADERS else b""
+            if current in found:
+                raise SignatureError("it has more than one signature header")
+            if current:
+                found[current] = value
+                continue
+        elif current:
+            found[current] += line[1:]
+            continue
+        kept.append(line)
+    return b"".join(kept) + raw[end:], found
+
+
+def is_signed_tag(raw: bytes) -> bool:
+    """Whether a tag object (empty for a lightweight tag) carries a signature of any kind."""
+    return bool(raw) and bool(split_tag(raw).signature)
+
+
+def tag_hash(raw: bytes) -> str:
+    """The hash of a tag object."""
+    return hashlib.sha1(b"tag %d\0" % len(raw) + raw, usedforsecurity=False).hexdigest()
