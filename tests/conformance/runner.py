@@ -99,6 +99,7 @@ class Run:
             self._places.layers.setdefault(layer.digest.partition(":")[2], f"{repository}:{len(pushes)}:{index}")
 
     def _step_serve(self, number: int, step: Mapping[str, Any]) -> None:
+        before = dict(self._http.files)
         for path, content in self._places.fill(step["serve"]).items():
             if isinstance(content, Mapping) and "index" in content:
                 serve_charts(self._http, path, content["index"])
@@ -106,9 +107,10 @@ class Run:
                 self._http.serve({path: chart_archive(**content["chart"])})
             else:
                 self._http.serve({path: content})
-            digest = hashlib.sha256(self._http.files[path]).hexdigest()
-            version = 1 + sum(1 for known in self._places.files.values() if known.rpartition(":")[0] == path)
-            self._places.files.setdefault(digest, f"{path}:{version}")
+        for path, data in self._http.files.items():
+            if data != before.get(path):  # an index brings its charts along
+                version = 1 + sum(1 for known in self._places.files.values() if known.rpartition(":")[0] == path)
+                self._places.files.setdefault(hashlib.sha256(data).hexdigest(), f"{path}:{version}")
 
     def _step_apply(self, number: int, step: Mapping[str, Any]) -> None:
         manager = step.get("manager", _MANAGER)

@@ -266,7 +266,7 @@ async def test_s8_3_values_files_of_a_repositorys_chart_are_inside_it(bench: Ben
     assert (
         found.stored == "packaged 'demo' chart with version '1.0.0+1' and merged values files [values.yaml ci/b.yaml]"
     )
-    assert contents(found)["values.yaml"] == 'a: 1\nn:\n  "true": 2\n  x: 1\n'
+    assert contents(found)["values.yaml"] == 'a: 1\nm:\n  "true": 2\n  x: 1\n'
     error = await bench.fails(valuesFiles=["nope.yaml"])
     assert error.message == (
         "values files merge error: failed to merge chart values: no values file found at path 'nope.yaml'"
