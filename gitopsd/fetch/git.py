@@ -131,6 +131,8 @@ class GitFetcher:
         )
         if pinned is not None:
             await self._follow(board, follower)
+            if follower is not None:
+                board.attend(follower)
             return pinned
         answer = board.answer(request.ref, max_age)
         if answer is None:

@@ -63,7 +63,7 @@ class Board:
         self._answers: OrderedDict[GitRef, Answer] = OrderedDict()
         self._departures: list[Departure] = []
         self._followed: OrderedDict[GitRef, _Following] = OrderedDict()
-        self._followers: dict[Hashable, tuple[GitRef, float]] = {}
+        self._followers: dict[Hashable, tuple[GitRef | None, float]] = {}
 
     @property
     def is_followed(self) -> bool:
@@ -159,6 +159,11 @@ class Board:
         self._followed.move_to_end(ref)
         return latest.target.revision != answer.target.revision
 
+    def attend(self, follower: Hashable) -> None:
+        """Note that `follower` follows what never moves."""
+        self.leave_alone(follower)
+        self._followers[follower] = None, 0.0
+
     def leave_alone(self, follower: Hashable) -> None:
         """Tell `follower` nothing any more."""
         ref, _ = self._followers.pop(follower, (None, 0.0))
@@ -168,8 +173,9 @@ class Board:
                 del self._followed[ref]
 
     def age(self, follower: Hashable) -> float:
-        """How many seconds ago what a follower was last told was seen."""
-        return self._clock() - self._followers[follower][1]
+        """How many seconds ago what a follower was last told was seen; 0 for what never moves."""
+        ref, since = self._followers.get(follower, (None, 0.0))
+        return 0.0 if ref is None else self._clock() - since
 
 
 class Boards:

@@ -10,7 +10,6 @@ import argparse
 import asyncio
 import contextlib
 import json
-import os
 import random
 import subprocess
 import sys
@@ -127,9 +126,9 @@ class _Client:
         }
 
 
-def _status(field: str) -> int:
-    """A line of /proc/self/status, in KiB."""
-    lines = Path("/proc/self/status").read_text().splitlines()
+def _status(field: str, pid: int | str = "self") -> int:
+    """A line of a process's status, in KiB."""
+    lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{field}:"))
 
 
@@ -153,12 +152,29 @@ def _git(url: str, folder: Path) -> dict[str, Any]:
 
 def _measured(command: list[str], folder: Path, environment: dict[str, str]) -> tuple[float, int]:
     """Run a command; returns its seconds, and the peak memory (MiB) of the largest process of it."""
-    began = time.monotonic()
-    process = subprocess.Popen(command, cwd=folder, env=environment)
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
+    began, peak = time.monotonic(), 0
+    with subprocess.Popen(command, cwd=folder, env=environment) as process:
+        while process.poll() is None:
+            peak = max(peak, *(_peak(pid) for pid in _family(process.pid)))
+            time.sleep(0.003)
     assert process.returncode == 0, command
-    return round(time.monotonic() - began, 2), usage.ru_maxrss >> 10
+    return round(time.monotonic() - began, 2), peak >> 10
+
+
+def _family(pid: int) -> list[int]:
+    try:
+        children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    except OSError:
+        return [pid]
+    return [pid, *(one for child in children for one in _family(int(child)))]
+
+
+def _peak(pid: int) -> int:
+    """Peak memory of a process (KiB); 0 when it is gone."""
+    try:
+        return _status("VmHWM", pid)
+    except (OSError, StopIteration):
+        return 0
 
 
 # -- the process that measures

@@ -395,3 +395,16 @@ async def test_what_only_one_followed_goes_with_him(git_server, keeper, tmp_path
     assert list((tmp_path / "kept").iterdir()) == []
     await keeper.forget("other")
     await keeper.forget("other")
+
+
+async def test_what_a_pinned_commit_needs_goes_with_the_last_who_wants_it(git_server, keeper, tmp_path):
+    repository = git_server.repository("app")
+    fill(repository, files=3)
+    for follower in ("one", "other"):
+        asked = request(git_server, commit=repository.commits[-1])
+        await keeper.fetch(asked, await keeper.resolve(asked, max_age=60, follower=follower))
+        assert keeper.age(follower) == 0
+    await keeper.forget("one")
+    assert len(list((tmp_path / "kept").iterdir())) == 1
+    await keeper.forget("other")
+    assert list((tmp_path / "kept").iterdir()) == []
