@@ -62,7 +62,7 @@ from gitopsd.runtime.recorder import Recorder
 from gitopsd.runtime.status import StatusOwner
 from gitopsd.settings import Settings
 from gitopsd.settings import parse as settings_of
-from gitopsd.tasks import TaskScope, first
+from gitopsd.tasks import TaskScope, first, watch_lag
 from gitopsd.web.server import Health, WebServer
 
 log = structlog.get_logger()
@@ -210,8 +210,11 @@ async def _outside(settings: Settings) -> AsyncIterator[tuple[HttpClient, GitFet
         ssh_kex_algorithms=settings.ssh_kex_algos,
         ssh_host_key_algorithms=settings.ssh_hostkey_algos,
         spool=settings.storage_path,
+        # What is below it is never served: its name begins with a dot.
+        cache=settings.storage_path / ".git-objects",
     )
     try:
+        await git.open()
         yield web, git
     finally:
         await git.aclose()
@@ -230,6 +233,7 @@ async def _control(
 ) -> None:
     recorder = Recorder(client, receiver=settings.events_addr, hostname=settings.hostname)
     tasks.start("recorder", recorder.run(), essential=True)
+    tasks.start("lag", watch_lag(), essential=True)
     discovery = Discovery(client)
     pool = InformerPool(client, tasks)
     informers: dict[str, Informer[Obj]] = {
@@ -309,10 +313,22 @@ def _source_controllers(shared: Shared) -> list[Controller]:
     services = _source_services(shared)
     git = _source_controller(shared, GitSource(services, shared.git))
     charts = _source_controller(shared, HelmChartSource(services))
+    _share_looks(shared, git.controller.queue)
     _follow_sources(shared, git, ("GitRepository",), includes_of, has_included)
     _follow_sources(shared, charts, _CHART_SOURCES, chart_source_of, has_seen_source)
     others = (OCISource(services), HelmRepositorySource(services), BucketSource(services))
     return [git.controller, charts.controller, *(_source_controller(shared, kind).controller for kind in others)]
+
+
+def _share_looks(shared: Shared, queue: WorkQueue[ObjectKey]) -> None:
+    """Wake GitRepositories when another one's look at the remote has news for them."""
+    shared.git.on_moved = lambda key: queue.add(key, cause=key.subject)
+
+    def listen(change: Change[Obj]) -> None:
+        if change.kind == "DELETED":
+            shared.tasks.start(f"forget {change.key.subject}", shared.git.forget(change.key))
+
+    shared.informers["GitRepository"].tell(listen)
 
 
 def _follow_sources(

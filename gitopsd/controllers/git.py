@@ -81,19 +81,34 @@ class GitSource:
         try:
             request = await self._request(source)
             await run.includes.find(status)
-            revision = await self._fetcher.resolve(request)
+            key = source.key
+            revision = await self._fetcher.resolve(request, max_age=self._allowed_age(run), follower=key)
+            age = self._fetcher.age(key)
             if await run.has(revision):
-                return _unchanged(revision)
+                return _unchanged(revision, age)
             found = await self._fetcher.fetch(request, revision)
         except FetchError as error:
             raise SourceError(ConditionType.FETCH_FAILED, error.reason, error.message, stalls=error.stalls) from error
         if await run.has(found.revision):
-            return _unchanged(found.revision)
+            return _unchanged(found.revision, age)
         status.delete(ConditionType.FETCH_FAILED)
         await run.verification.check(found)
-        return await self._made(run, found)
+        return await self._made(run, found, age)
 
-    async def _made(self, run: _Run, found: git.Fetched) -> Fetched:
+    def _allowed_age(self, run: _Run) -> float:
+        """How old (seconds) a look at the remote may be: a run that only its interval caused shares those of others.
+
+        Less than the interval by the jitter of two timers, so that the next look is never later than it would be alone.
+        """
+        seen, status = run.source.status, run.status
+        is_requested = status.requested_at is not None and status.requested_at != seen.last_handled_reconcile_at
+        is_ready = any(one.type == ConditionType.READY and one.is_true for one in seen.conditions)
+        if run.current is None or is_requested or not is_ready or seen.observed_generation != status.generation:
+            return 0.0
+        spread = 2 * self._services.settings.interval_jitter_percentage / 100
+        return run.source.spec.interval_seconds * max(1 - spread, 0.0)
+
+    async def _made(self, run: _Run, found: git.Fetched, age: float) -> Fetched:
         """The artifact of what was fetched and verified."""
         source, revision = run.source, found.revision
         if run.current is None or revision != run.current.revision:
@@ -106,6 +121,7 @@ class GitSource:
             stored=f"stored artifact for revision '{revision}'",
             told=f"stored artifact for commit '{_cut(found.message_subject)}'",
             observed=_observed(source) | run.includes.observed,
+            age=age,
         )
 
     async def _request(self, source: GitRepository) -> GitRequest:
@@ -144,12 +160,13 @@ def _cut(subject: str) -> str:
     return f"{subject[:_SUBJECT_LENGTH]}..." if len(subject) > _SUBJECT_LENGTH else subject
 
 
-def _unchanged(revision: str) -> Unchanged:
+def _unchanged(revision: str, age: float) -> Unchanged:
     return Unchanged(
         stored=f"stored artifact for revision '{revision}'",
         told=f"no changes since last reconciliation: observed revision '{revision}'",
         recovered=f"stored artifact for commit '{revision}'",
         told_reason=Reason.GIT_OPERATION_SUCCEEDED,
+        age=age,
     )
 
 

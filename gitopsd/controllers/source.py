@@ -88,6 +88,7 @@ class Fetched:
     observed: Mapping[str, object] = field(default_factory=dict)  # status fields that go with the new artifact
     metadata: Mapping[str, str] = field(default_factory=dict)
     not_stored: str = _NOT_STORED  # begins the message when the storage fails
+    age: float = 0.0  # seconds since the remote was looked at; the next look is due that much sooner
 
 
 class Unchanged(NamedTuple):
@@ -99,14 +100,19 @@ class Unchanged(NamedTuple):
     reason: str = Reason.SUCCEEDED  # of ArtifactInStorage
     told_reason: str = Reason.ARTIFACT_UP_TO_DATE
     event_reason: str = Reason.SUCCEEDED  # of the event when the run before had failed
+    age: float = 0.0  # seconds since the remote was looked at; the next look is due that much sooner
 
 
 class Told(NamedTuple):
-    """What the event of a good run may say: that something was stored, that a failure ended, that nothing moved."""
+    """What the event of a good run may say: that something was stored, that a failure ended, that nothing moved.
+
+    `age` is how old (seconds) the look at the remote is.
+    """
 
     new: tuple[str, str] | None
     recovered: tuple[str, str]
     unchanged: tuple[str, str]
+    age: float
 
 
 class SourceKind(Protocol[S_contra]):
@@ -254,7 +260,8 @@ class SourceReconciler(Generic[S]):
         interval: float = source.spec.interval_seconds  # type: ignore[attr-defined]
         if interval <= 0:
             return Result()
-        return Result(again_in=jittered(interval, parts.settings.interval_jitter_percentage))
+        pause = jittered(interval, parts.settings.interval_jitter_percentage)
+        return Result(again_in=max(pause - told.age, 0.0))
 
     # -- the phases of a run -----------------------------------------------------------------------------------
 
@@ -279,13 +286,15 @@ class SourceReconciler(Generic[S]):
         status.delete(ConditionType.FETCH_FAILED)
         if isinstance(fetched, Unchanged):
             self._in_storage(status, fetched.reason, fetched.stored)
-            return Told(None, (fetched.event_reason, fetched.recovered), (fetched.told_reason, fetched.told))
+            unmoved = fetched.told_reason, fetched.told
+            return Told(None, (fetched.event_reason, fetched.recovered), unmoved, fetched.age)
         is_new = await self._store(run.key, fetched, status)
         unchanged = f"artifact up-to-date with remote revision: '{fetched.revision}'"
         return Told(
             (fetched.event_reason, fetched.told) if is_new else None,
             (fetched.recovered_reason, fetched.told),
             (Reason.ARTIFACT_UP_TO_DATE, unchanged),
+            fetched.age,
         )
 
     async def _stored(self, key: ObjectKey, status: StatusSession) -> Artifact | None:

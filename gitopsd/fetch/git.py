@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Callable, Hashable, Mapping, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gitopsd.api.meta import Reason
 from gitopsd.artifact.tree import FileTree
@@ -65,7 +66,7 @@ class Fetched:
 class GitFetcher:
     """Resolves and fetches. Used within one event loop; `aclose` closes the connections that were kept."""
 
-    on_moved: Callable[[Hashable], None] | None
+    on_moved: Callable[[Any], None] | None
     """Called with each follower that a look at its repository has news for; it asks again, allowing an age."""
 
     def __init__(

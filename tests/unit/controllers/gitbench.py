@@ -91,6 +91,8 @@ class FakeRemote:
         self.failure: FetchError | None = None
         self.requests: list[GitRequest] = []
         self.asked: list[str] = []
+        self.allowed: list[float] = []
+        self.seen_ago = 0.0
         self.moves_to: bytes | None = None
 
     @property
@@ -101,9 +103,14 @@ class FakeRemote:
         label = self.label if self.label is not None else request.ref.label
         return f"{label}@sha1:{self.sha}"
 
-    async def resolve(self, request: GitRequest) -> str:
+    async def resolve(self, request: GitRequest, *, max_age: float = 0.0, follower: object = None) -> str:
         self._ask("resolve", request)
+        self.allowed.append(max_age)
         return self.revision(request)
+
+    def age(self, follower: object) -> float:
+        assert isinstance(follower, ObjectKey)
+        return self.seen_ago
 
     async def fetch(self, request: GitRequest, revision: str | None = None) -> Fetched:
         self._ask("fetch", request)
