@@ -15,25 +15,24 @@ import copy
 import hashlib
 from collections.abc import AsyncIterator, Awaitable, Callable, Hashable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, TypeVar, cast
-from urllib.parse import quote, urljoin, urlsplit
-
-import msgspec
+from urllib.parse import quote
 
 from gitopsd.fetch.errors import RemoteError, printable
 from gitopsd.fetch.flights import Flights
-from gitopsd.fetch.http import Answer, HttpClient, origin_of
-from gitopsd.fetch.registryaddress import Repository, check_reference, is_digest, is_tag, parse_repository
-from gitopsd.fetch.registryanswers import RegistryError, refusal
+from gitopsd.fetch.http import Answer, HttpClient
+from gitopsd.fetch.registryaddress import Repository, check_reference, is_digest, parse_repository
+from gitopsd.fetch.registryanswers import RegistryError, masked, refusal
 from gitopsd.fetch.registryauth import RegistryAccess
 from gitopsd.fetch.registrydoor import Doors
+from gitopsd.fetch.registrylists import next_page, read_index, read_tags
 from gitopsd.fetch.registrymanifest import (
     ACCEPT,
     IMAGES,
     INDEXES,
     MANIFEST_LIMIT,
-    OCI_INDEX,
     Descriptor,
     Manifest,
     digest_of,
@@ -61,10 +60,6 @@ _FINAL: Final = frozenset((401, 403, 429))
 _NO_REFERRERS: Final = frozenset((400, 404, 405, 406, 501))
 
 
-class _TagList(msgspec.Struct):
-    tags: list[str] | None = None
-
-
 class Registry:
     """Asks registries. One for the daemon. Everything raises RemoteError, RegistryError for a registry's refusal."""
 
@@ -76,15 +71,15 @@ class Registry:
 
     async def tags(self, repository: Repository, access: RegistryAccess) -> list[str]:
         """All tags, in the registry's order."""
-        return list(await self._shared(("tags", repository, access), lambda: self._tags(repository, access), access))
+        return list(await self._shared("tags", repository, "", access, partial(self._tags, repository, access)))
 
     async def _tags(self, repository: Repository, access: RegistryAccess) -> list[str]:
         found: list[str] = []
         async for page in self._pages(repository, f"/v2/{repository.path}/tags/list?n={_TAGS_A_PAGE}", access):
-            found += _decoded(page, _TagList).tags or []
+            found += read_tags(page)
             if len(found) > MOST_TAGS:
                 raise RemoteError(f"the repository has more than {MOST_TAGS} tags", rule="tags")
-        return [tag for tag in dict.fromkeys(found) if is_tag(tag)]
+        return list(dict.fromkeys(found))
 
     async def _pages(self, repository: Repository, path: str, access: RegistryAccess) -> AsyncIterator[bytes]:
         """The bodies of a list's pages, each naming the next."""
@@ -97,15 +92,15 @@ class Registry:
                 if answer.status != 200:
                     raise await refusal(answer, f"GET {repository.host}{path.partition('?')[0]}")
                 body = await answer.read(_PAGE_LIMIT, "list")
-                path = _next_page(answer)
+                path = next_page(answer)
             yield body
 
     # -- manifests -----------------------------------------------------------------------------------------------------
 
     async def resolve(self, repository: Repository, reference: str, access: RegistryAccess) -> Descriptor:
         """What a tag or digest stands for now, asked without its content where the registry can do that."""
-        key = ("resolve", repository, reference, access)
-        return await self._shared(key, lambda: self._resolve(repository, reference, access), access)
+        work = partial(self._resolve, repository, reference, access)
+        return await self._shared("resolve", repository, reference, access, work)
 
     async def _resolve(self, repository: Repository, reference: str, access: RegistryAccess) -> Descriptor:
         path = _manifest_path(repository, reference)
@@ -118,8 +113,8 @@ class Registry:
 
     async def manifest(self, repository: Repository, reference: str, access: RegistryAccess) -> Manifest:
         """A manifest or index by tag or digest, checked against its digest."""
-        key = ("manifest", repository, reference, access)
-        return await self._shared(key, lambda: self._manifest(repository, reference, access), access)
+        work = partial(self._manifest, repository, reference, access)
+        return await self._shared("manifest", repository, reference, access, work)
 
     async def _manifest(self, repository: Repository, reference: str, access: RegistryAccess) -> Manifest:
         path = _manifest_path(repository, reference)
@@ -153,9 +148,9 @@ class Registry:
         self, repository: Repository, descriptor: Descriptor, access: RegistryAccess, *, limit: int
     ) -> bytes:
         """A blob of at most `limit` bytes, checked against its digest."""
-        _check_size(descriptor, limit)
-        key = ("blob", repository, descriptor.digest, descriptor.size, access)
-        return await self._shared(key, lambda: self._blob(repository, descriptor, access), access)
+        _check_wanted(descriptor, limit)
+        work = partial(self._blob, repository, descriptor, access)
+        return await self._shared("blob", repository, (descriptor.digest, descriptor.size), access, work)
 
     async def _blob(self, repository: Repository, descriptor: Descriptor, access: RegistryAccess) -> bytes:
         async with self._open_blob(repository, descriptor, access) as answer:
@@ -171,7 +166,7 @@ class Registry:
         self, repository: Repository, descriptor: Descriptor, access: RegistryAccess, path: Path, *, limit: int
     ) -> None:
         """Write a blob of at most `limit` bytes into a file, which is gone again if anything goes wrong."""
-        _check_size(descriptor, limit)
+        _check_wanted(descriptor, limit)
         async with _bounded(repository.host, access):
             try:
                 file = cast("BinaryIO", await offload(path.open, "wb"))
@@ -224,8 +219,8 @@ class Registry:
 
         A registry without that part of the API is asked for the tag under which clients keep such a list.
         """
-        key = ("referrers", repository, digest, artifact_type, access)
-        found = await self._shared(key, lambda: self._referrers(repository, digest, access, artifact_type), access)
+        work = partial(self._referrers, repository, digest, access, artifact_type)
+        found = await self._shared("referrers", repository, (digest, artifact_type), access, work)
         return [entry for entry in found if not artifact_type or entry.artifact_type == artifact_type]
 
     async def _referrers(
@@ -239,7 +234,7 @@ class Registry:
         found: list[Descriptor] = []
         try:
             async for page in self._pages(repository, path, access):
-                index = _index(page)
+                index = read_index(page)
                 if index is None:
                     return await self._tagged_referrers(repository, digest, access)
                 found += index.manifests
@@ -276,15 +271,21 @@ class Registry:
                 yield answer
         except TLSMaterialError as error:
             raise RemoteError(str(error)) from error
-        except RegistryError:
-            raise
+        except RegistryError as error:
+            raise masked(error, access.secrets) from None
         except RemoteError:
             self._doors.forget(repository.host, access)
             raise
 
-    async def _shared(self, key: Hashable, work: Callable[[], Awaitable[T]], access: RegistryAccess) -> T:
-        """The result of `work` or of an equal one under way. What went wrong reaches everybody who waits."""
-        repository = cast("tuple[Any, Repository]", key)[1]
+    async def _shared(
+        self,
+        call: str,
+        repository: Repository,
+        detail: Hashable,
+        access: RegistryAccess,
+        work: Callable[[], Awaitable[T]],
+    ) -> T:
+        """The result of `work` or of an equal call under way. What went wrong reaches everybody who waits."""
 
         async def bounded() -> T | RemoteError:
             try:
@@ -293,7 +294,7 @@ class Registry:
             except RemoteError as error:
                 return error
 
-        found: T | RemoteError = await self._flights.share(key, bounded)
+        found: T | RemoteError = await self._flights.share((call, repository, detail, access), bounded)
         if isinstance(found, RemoteError):
             raise copy.copy(found) from found
         return found
@@ -327,44 +328,9 @@ def _described(answer: Answer, reference: str) -> Descriptor | None:
     return Descriptor(media_type, digest, int(size))
 
 
-def _next_page(answer: Answer) -> str:
-    """Path and query of the next page, empty at the end (RFC 8288, `rel="next"`)."""
-    for header in answer.headers.getall("Link", ()):
-        for link in header.split(","):
-            target, _, parameters = link.strip().partition(">")
-            if not target.startswith("<") or "next" not in parameters.replace('"', "").replace("rel=", " ").split():
-                continue
-            return _same_origin(answer.url, target[1:])
-    return ""
-
-
-def _same_origin(current: str, target: str) -> str:
-    try:
-        url = urljoin(current, target)
-        if origin_of(url) != origin_of(current):
-            raise RemoteError("the registry's list goes on at another server", rule="pages")
-    except ValueError:
-        raise RemoteError("the registry's list goes on at an address that cannot be used", rule="pages") from None
-    parts = urlsplit(url)
-    return f"{parts.path}?{parts.query}" if parts.query else parts.path
-
-
-def _decoded(body: bytes, kind: type[T]) -> T:
-    try:
-        return msgspec.json.decode(body, type=kind)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise RemoteError(f"the registry's list cannot be read: {printable(str(error), 256)}") from None
-
-
-def _index(body: bytes) -> Manifest | None:
-    """The index of a page of referrers; None for a body that is something else."""
-    try:
-        return parse_manifest(body, OCI_INDEX, digest_of(body))
-    except RemoteError:
-        return None
-
-
-def _check_size(descriptor: Descriptor, limit: int) -> None:
+def _check_wanted(descriptor: Descriptor, limit: int) -> None:
+    if not is_digest(descriptor.digest):
+        raise RemoteError(f"'{printable(descriptor.digest, 160)}' is not a digest", rule="digest")
     if descriptor.size > limit:
         raise RemoteError(f"the blob is larger than {limit} bytes", rule="size")
 

@@ -5,11 +5,13 @@ Knows the distribution API's form of errors; refuses to know what was asked for.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from http import HTTPStatus
 from typing import Final
 
 import msgspec
 
+from gitopsd.fetch.auth import mask
 from gitopsd.fetch.errors import RemoteError, printable
 from gitopsd.fetch.http import Answer
 
@@ -23,6 +25,13 @@ class RegistryError(RemoteError):
     def __init__(self, message: str, status: int = 0) -> None:
         super().__init__(message)
         self.status = status
+
+
+def masked(error: RegistryError, secrets: Iterable[str]) -> RegistryError:
+    """The same error without what a server may have repeated of our secrets."""
+    error.message = mask(error.message, secrets)
+    error.args = (error.message,)
+    return error
 
 
 class _Error(msgspec.Struct):

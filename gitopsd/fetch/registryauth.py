@@ -22,12 +22,12 @@ from urllib.parse import quote_plus, urlencode, urlsplit
 
 import msgspec
 
-from gitopsd.fetch.auth import basic, mask
+from gitopsd.fetch.auth import basic
 from gitopsd.fetch.errors import RemoteError, printable
 from gitopsd.fetch.flights import Flights
 from gitopsd.fetch.http import AGENT, Access, HttpClient, TlsIdentity, origin_of
 from gitopsd.fetch.proxy import Proxy
-from gitopsd.fetch.registryanswers import RegistryError, refusal
+from gitopsd.fetch.registryanswers import RegistryError, masked, refusal
 
 IDENTITY_TOKEN_USER: Final = "<token>"  # noqa: S105 - the user name that says what the password is
 _ANSWER_LIMIT: Final = 256 << 10
@@ -200,10 +200,8 @@ class Tokens:
                 body = await self._post(wish, {"grant_type": "refresh_token", "refresh_token": access.password})
             else:
                 body = await self._get(wish)
-        except RemoteError as error:
-            error.message = mask(error.message, access.secrets)
-            error.args = (error.message,)
-            raise
+        except RegistryError as error:
+            raise masked(error, access.secrets) from None
         return _token(body)
 
     async def _get(self, wish: _Wish) -> bytes:

@@ -4,8 +4,9 @@ Theory of operation. The first question to a registry is that for its version, w
 speaks TLS and what it wants of those who enter is kept from then on, for each way that leads there. A request carries
 what that calls for. Refused as unauthorized, it is made once more with what the refusal calls for.
 
-Knows the version check and 401; refuses to know the rest of the API. Invariant: without `plain_http`, nothing is ever
-sent over plain HTTP; with it, only to a registry that does not speak TLS at all.
+Knows the version check and 401; refuses to know the rest of the API. Invariants: without `plain_http`, nothing is ever
+sent over plain HTTP; with it, only to a registry that does not speak TLS at all. Only the registry itself says what it
+wants to see, never a server that it redirects to.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ import aiohttp
 
 from gitopsd.fetch.errors import RemoteError
 from gitopsd.fetch.flights import Flights
-from gitopsd.fetch.http import Answer, HttpClient
+from gitopsd.fetch.http import Answer, HttpClient, origin_of
 from gitopsd.fetch.registryaddress import Repository
 from gitopsd.fetch.registryauth import OPEN, Challenge, RegistryAccess, Tokens, read_challenge
 
@@ -72,7 +73,7 @@ class Doors:
                 if answer.status != 401 or challenged:
                     yield answer
                     return
-                challenge = read_challenge(answer.headers.getall("WWW-Authenticate", ()))
+                challenge = _challenge(answer, door.base)
                 if challenge == OPEN or (challenge.scheme == "basic" and authorization == access.authorization):
                     yield answer
                     return
@@ -124,6 +125,11 @@ class Doors:
 
     async def _knock(self, base: str, access: RegistryAccess) -> _Door:
         async with self._web.request("GET", f"{base}/v2/", access=access.carrying("")) as answer:
-            if answer.status == 401:
-                return _Door(base, read_challenge(answer.headers.getall("WWW-Authenticate", ())))
-            return _Door(base, OPEN)
+            return _Door(base, _challenge(answer, base) if answer.status == 401 else OPEN)
+
+
+def _challenge(answer: Answer, base: str) -> Challenge:
+    """What the registry itself wants; where it redirects to, nobody may name a server that gets our passwords."""
+    if origin_of(answer.url) != origin_of(base):
+        return OPEN
+    return read_challenge(answer.headers.getall("WWW-Authenticate", ()))

@@ -390,6 +390,27 @@ async def test_F14_a_password_does_not_follow_a_redirect_of_the_realm(
         assert [(seen.method, seen.credentials, seen.body) for seen in evil.requests] == [("GET", "", b"")]
 
 
+@pytest.mark.parametrize("pattern", ["/v2/", "*/manifests/*", "*/blobs/*"])
+async def test_F14_where_a_registry_redirects_to_nobody_may_ask_for_a_password(
+    client: Client, front: RegistryFront, tokens: TokenServer, authority: Authority, pattern: str
+) -> None:
+    tokens.forget()
+    with HttpServer(authority=authority) as evil:
+        for challenge in (f'Bearer realm="{tokens.https_url}/token"', 'Basic realm="x"'):
+            evil.behave("*", trouble.say(401, WWW_Authenticate=challenge))
+            moved = front.behave(pattern, trouble.redirect(f"{evil.https_url}/x", 307))
+            tls = TlsIdentity(ca=authority.pem)
+            access = RegistryAccess("user", "pass-word", tls=tls, timeout=10.0)
+            if pattern == "/v2/":
+                assert await pulled(client, at(front.host("https")), "v1", access)
+            else:
+                await refusal(client, at(front.host("https")), access)
+            moved.remove()
+        assert evil.requests
+        assert {seen.credentials for seen in evil.requests} == {""}
+        assert not tokens.requests
+
+
 async def test_F14_a_realm_over_http_gets_no_password_of_a_registry_with_tls(
     client: Client, front: RegistryFront, tokens: TokenServer, authority: Authority
 ) -> None:

@@ -262,6 +262,21 @@ def test_F14_a_blob_that_is_not_is_refused(content: bytes, size: int, text: str,
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_digest_that_is_none_is_not_asked_for() -> None:
+    web = Fake()
+    for digest in ("sha256:../../../x", "md5:" + "0" * 32, ""):
+        error = fails(web, lambda r, digest=digest: r.blob(REPOSITORY, Descriptor("", digest, 1), ACCESS, limit=9))
+        assert error.message == f"'{digest}' is not a digest"
+    assert not web.asked
+
+
+def test_what_a_registry_repeats_of_our_secrets_is_masked() -> None:
+    web = Fake()
+    web.add({"GET tags/list?n=1000": Reply(400, b'{"errors":[{"code":"X","message":"bad secret-word, bad"}]}')})
+    error = fails(web, lambda registry: registry.tags(REPOSITORY, RegistryAccess("user", "secret-word")))
+    assert error.message == "GET registry.example/v2/team/app/tags/list: X: bad ***, bad"
+
+
 def test_a_blob_goes_into_a_file(tmp_path: Path) -> None:
     content = bytes(range(256)) * 20_000
     descriptor = Descriptor("", digest_of(content), len(content))
@@ -295,10 +310,13 @@ def test_tags_come_page_by_page() -> None:
         {
             "GET tags/list?n=1000": tags("a", "b", link='</v2/team/app/tags/list?last=b&n=2>; rel="next"'),
             "GET tags/list?last=b&n=2": tags("b", "c", link=f"<{HOST}/v2/team/app/tags/list?last=c>;rel=next"),
-            "GET tags/list?last=c": tags("d", "not a tag", link='<?last=e>; rel="prev"'),
+            "GET tags/list?last=c": tags(
+                "d", "x y", link='<?last=e,f>; rel="prev", </v2/team/app/tags/list?last=g,h>; rel = next'
+            ),
+            "GET tags/list?last=g,h": tags("e", link='<?last=e>; rel="prev"'),
         }
     )
-    assert web.ask(lambda registry: registry.tags(REPOSITORY, ACCESS)) == ["a", "b", "c", "d"]
+    assert web.ask(lambda registry: registry.tags(REPOSITORY, ACCESS)) == ["a", "b", "c", "d", "e"]
 
 
 def test_a_repository_may_have_no_tags() -> None:
