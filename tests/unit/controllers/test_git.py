@@ -423,7 +423,7 @@ async def test_s5_7_what_the_client_reports_is_the_condition(bench, reason, mess
     await bench.good()
     bench.remote.commit = commit_object("second")
 
-    async def broken(*_, **_):
+    async def broken(*_, **__):
         raise FetchError(reason, message)
 
     monkeypatch.setattr(bench.remote, when, broken)
