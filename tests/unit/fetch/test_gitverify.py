@@ -116,6 +116,14 @@ def test_s5_6_the_message_may_be_anything(signer):
         assert verify_commit(signed_commit(raw, signer), keys_of(signer)) == signer.shown
 
 
+def test_B11_a_huge_message_is_verified_up_to_a_bound():
+    """Hashing keeps the event loop waiting: what nobody would write is not hashed at all."""
+    room = (16 << 20) - len(COMMIT)
+    raw = COMMIT + b"x" * room
+    assert verify_commit(signed_commit(raw, SSH), keys_of(SSH)) == SSH.shown
+    assert refused(signed_commit(raw + b"x", SSH), keys_of(SSH)) == f"it is larger than {16 << 20} bytes"
+
+
 def test_s5_6_a_signature_for_the_other_hash_is_left_out_too():
     raw = with_header(signed_commit(COMMIT, PGP), b"of another form", b"gpgsig-sha256")
     assert verify_commit(raw, keys_of(PGP)) == PGP.shown
