@@ -150,6 +150,8 @@ def forget_object(kind: str, namespace: str, name: str) -> None:
     _remove(reconcile_duration, kind, name, namespace)
     for event_type in ("cache_hit", "cache_miss"):
         _remove(token_cache_events, event_type, kind, name, namespace, "reconcile")
+        if kind in {"HelmRepository", "HelmChart"}:
+            _remove(index_cache_events, event_type, name, namespace)
 
 
 def _remove(collector: Counter | Histogram, *labels: str) -> None:

@@ -88,11 +88,11 @@ class IndexReader:
                 with suppress(ProcessLookupError):
                     child.kill()
                 await asyncio.shield(child.wait())
-        return _answer(answer, words)
+        return await offload(_answer, answer, words)
 
 
 def _answer(answer: bytes, words: bytes) -> Built:
-    head, _, table = answer.partition(b"\n")
+    head, _, table = answer.partition(b"\n")  # some megabytes of a large index
     if not head:
         log.error("reading an index ended without an answer", words=words[-2000:].decode("utf-8", "replace"))
         raise RemoteError("reading the index ended unexpectedly")

@@ -6,11 +6,13 @@ import json
 import time
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from tests.apiclient import Obj
+from tests.bench.helmindex import MIB, Shape, children, memory
 from tests.controlplane import ControlPlane
 from tests.daemon import Daemon
 from tests.flows.stage import SOURCE_API, condition, is_ready
@@ -184,6 +186,29 @@ def test_F10_a_busy_server_is_left_alone(repository: Repository, charts: HelmRep
         time.sleep(2.5)
         assert charts.asked_for_index() == asked
     assert is_ready(repository.ask())
+
+
+def test_F02_a_large_index_takes_little_memory_and_nobody_waits_for_it(
+    repository: Repository, charts: HelmRepo, tmp_path: Path
+) -> None:
+    """10,000 charts with 20 versions: 400 MiB while it is read, 60 MiB kept."""
+    Shape("", 10_000, 20, 200).write(tmp_path / "index.yaml")
+    charts.publish((tmp_path / "index.yaml").read_text())
+    assert len(charts.index) > 40 << 20
+    pid = repository.daemon.pid
+    Path(f"/proc/{pid}/clear_refs").write_text("5")
+    before, most = memory(pid, "VmRSS"), 0
+    repository.apply(charts.repository, timeout="5m")
+    ends = time.monotonic() + 100
+    while not is_ready(repository.get()) and time.monotonic() < ends:
+        most = max([most, *(memory(child) for child in children(pid))])
+        assert repository.daemon.get("health", "/healthz") == "ok"
+        time.sleep(0.1)
+    seen = repository.ready()
+    assert most > 0  # it was read in a process
+    assert most + memory(pid) - before < 400 * MIB
+    assert memory(pid, "VmRSS") - before < 60 * MIB
+    assert len(fetched(seen)["entries"]) == 10_000
 
 
 def test_F09_what_strangers_wrote_is_served_harmless(repository: Repository, charts: HelmRepo) -> None:

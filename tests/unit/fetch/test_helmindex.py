@@ -127,6 +127,8 @@ async def test_s12_3_look_ups_are_counted_by_repository(reader: CountingReader, 
         return metrics.index_cache_events.labels(event, "counted", "tests")._value.get()
 
     assert (count("cache_miss"), count("cache_hit")) == (1, 2)
+    metrics.forget_object("HelmRepository", "tests", "counted")
+    assert ("cache_hit", "counted", "tests") not in metrics.index_cache_events._metrics
 
 
 async def test_a_table_that_was_just_made_needs_no_reading(reader: CountingReader, tmp_path: Path) -> None:
