@@ -18,6 +18,8 @@ _SIGNATURE_LINE: Final = re.compile(
     rb"^-----BEGIN (?:PGP SIGNATURE|PGP MESSAGE|SSH SIGNATURE|SIGNED MESSAGE)-----", re.MULTILINE
 )
 _HEADERS: Final = (b"gpgsig", b"gpgsig-sha256")
+# What no commit or tag of people is larger than. The libraries let no other thread run while they hash.
+_LARGEST: Final = 16 << 20
 
 
 class SignatureError(GitopsdError):
@@ -34,19 +36,28 @@ class Signed:
 
 def split_commit(raw: bytes) -> Signed:
     """Take the signature out of a commit's header. Raises SignatureError when there is more than one."""
+    _check_size(raw)
     payload, found = _without_headers(raw)
     return Signed(payload, found.get(b"gpgsig", b""))
 
 
 def split_tag(raw: bytes) -> Signed:
     """Take the signature off the end of a tag's message. Raises SignatureError as `split_commit` does."""
+    _check_size(raw)
     body = raw.find(b"\n\n")
-    found = list(_SIGNATURE_LINE.finditer(raw, body + 1)) if body >= 0 else []
-    if not found:
+    start = -1
+    if body >= 0:
+        for found in _SIGNATURE_LINE.finditer(raw, body + 1):
+            start = found.start()
+    if start < 0:
         return Signed(raw, b"")
-    start = found[-1].start()
     payload, _ = _without_headers(raw[:start])
     return Signed(payload, raw[start:])
+
+
+def _check_size(raw: bytes) -> None:
+    if len(raw) > _LARGEST:
+        raise SignatureError(f"it is larger than {_LARGEST} bytes")
 
 
 def _without_headers(raw: bytes) -> tuple[bytes, dict[bytes, bytes]]:

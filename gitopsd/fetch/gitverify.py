@@ -46,8 +46,6 @@ _SSH_ALGORITHMS: Final = frozenset(
     )
 )
 _SHORTEST_RSA: Final = 2048
-# What no commit or tag of people is larger than. The library lets no other thread run while it hashes.
-_LARGEST: Final = 16 << 20
 
 
 def verify_commit(raw: bytes, keys: TrustedKeys, now: datetime | None = None) -> str:
@@ -65,8 +63,6 @@ def verify(signed: Signed, keys: TrustedKeys, now: datetime | None = None) -> st
 
     `now` is the time at which keys have to be good. Raises SignatureError.
     """
-    if len(signed.payload) > _LARGEST:
-        raise SignatureError(f"it is larger than {_LARGEST} bytes")
     text = signed.signature.strip()
     kind = next((begin for begin in _ENDS if text.startswith(begin)), b"")
     if not kind:
