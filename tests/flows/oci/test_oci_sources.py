@@ -309,7 +309,7 @@ def test_s6_3_a_new_revision_that_cannot_be_unpacked_leaves_the_old_artifact(sta
     assert digest != bad
 
 
-def test_s15_13_a_registry_that_hangs_holds_nobody_up(stage: OciStage) -> None:
+def test_s15_pain_13_a_registry_that_hangs_holds_nobody_up(stage: OciStage) -> None:
     stage.put()
     with RegistryFront(stage.registry) as front:
         front.behave("*/blobs/*", trouble.never())

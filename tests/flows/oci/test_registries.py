@@ -506,7 +506,9 @@ async def test_a_registry_in_trouble_is_told(client: Client, front: RegistryFron
     assert text in (await refusal(client, at(front.host()), PLAIN)).message
 
 
-async def test_s15_13_a_registry_that_hangs_is_given_up(client: Client, front: RegistryFront, tmp_path: Path) -> None:
+async def test_s15_pain_13_a_registry_that_hangs_is_given_up(
+    client: Client, front: RegistryFront, tmp_path: Path
+) -> None:
     layer = Descriptor("", "sha256:" + "0" * 64, 10)
     front.behave("*/blobs/*", trouble.never())
     access = RegistryAccess(plain_http=True, timeout=0.3)
@@ -515,7 +517,7 @@ async def test_s15_13_a_registry_that_hangs_is_given_up(client: Client, front: R
     assert not list(tmp_path.iterdir())
 
 
-async def test_few_connections_and_requests_are_made(client: Client, front: RegistryFront) -> None:
+async def test_s15_pain_2_few_connections_and_requests_are_made(client: Client, front: RegistryFront) -> None:
     for _ in range(3):
         await asyncio.gather(*(client.resolve(at(front.host()), "v1", PLAIN) for _ in range(10)))
     lines = [f"{seen.method} {seen.path}" for seen in front.requests]

@@ -104,6 +104,8 @@ class Registry:
         self, repository: Repository, descriptor: Descriptor, access: RegistryAccess, path: Path, *, limit: int
     ) -> None:
         await self._ask("blob_to_file", descriptor.digest, access)
+        if descriptor.size > limit:
+            raise RemoteError(f"the blob is larger than {limit} bytes", rule="size")
         await oci.offload(path.write_bytes, self.blobs[descriptor.digest])
 
 
@@ -875,7 +877,7 @@ def test_s2_6_a_missing_auth_secret_has_an_event_of_its_own(stage: Stage) -> Non
         ("blob", LAYER, "failed to extract layer contents from artifact: not finished within 30s"),
     ],
 )
-def test_s15_13_timeout_bounds_the_whole_run(stage: Stage, call: str, reason: str, text: str) -> None:
+def test_s15_pain_13_timeout_bounds_the_whole_run(stage: Stage, call: str, reason: str, text: str) -> None:
     stage.registry.push("1.0.0", tar_gz({}))
     stage.registry.hanging = call
     error = stage.fails(timeout="30s", ref={"semver": "1.x"})
@@ -895,8 +897,13 @@ def test_refused_input_is_counted(stage: Stage) -> None:
     assert (count("digest"), count("archive")) == (before[0] + 1, before[1] + 1)
 
 
-def test_a_layer_larger_than_an_artifact_may_be_is_not_asked_for(stage: Stage) -> None:
-    assert LAYER_LIMIT == 1 << 30
+def test_s13_a_layer_larger_than_an_artifact_may_be_is_not_asked_for(stage: Stage) -> None:
+    manifest = stage.registry.manifests["latest"]
+    huge = Descriptor(FLUX_CONTENT, manifest.layers[0].digest, LAYER_LIMIT + 1)
+    stage.registry.manifests[manifest.descriptor.digest] = Manifest(manifest.descriptor, b"", layers=(huge,))
+    for operation in ("extract", "copy"):
+        error = stage.fails(layerSelector={"operation": operation})
+        assert error.message.endswith(f"from artifact: the blob is larger than {1 << 30} bytes")
 
 
 # -- verification

@@ -567,7 +567,7 @@ def test_one_who_leaves_early_does_not_end_the_others_wait() -> None:
 
 
 @pytest.mark.parametrize("call", ["tags", "resolve", "manifest", "blob", "blob_to_file", "referrers"])
-def test_s15_13_every_call_ends_within_its_time(call: str, tmp_path: Path) -> None:
+def test_s15_pain_13_every_call_ends_within_its_time(call: str, tmp_path: Path) -> None:
     async def never(asked: Asked) -> Reply:
         await asyncio.Event().wait()
         raise AssertionError
