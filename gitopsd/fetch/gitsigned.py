@@ -62,24 +62,21 @@ def _check_size(raw: bytes) -> None:
 
 def _without_headers(raw: bytes) -> tuple[bytes, dict[bytes, bytes]]:
     """The object without its signature headers, byte for byte, and their values."""
-    kept: list[bytes] = []
-    found: dict[bytes, bytes] = {}
-    current = b""
     end = raw.find(b"\n\n") + 1
-    for line in (line + b"\n" for line in raw[:end].split(b"\n")[:-1]):
+    kept: list[bytes] = []
+    found: dict[bytes, list[bytes]] = {}
+    taking: list[bytes] | None = None
+    for line in raw[:end].split(b"\n")[:-1]:
         if not line.startswith(b" "):
             name, _, value = line.partition(b" ")
-            current = name if name in _HEADERS else b""
-            if current in found:
+            if name in found:
                 raise SignatureError("it has more than one signature header")
-            if current:
-                found[current] = value
-                continue
-        elif current:
-            found[current] += line[1:]
-            continue
-        kept.append(line)
-    return b"".join(kept) + raw[end:], found
+            taking = found.setdefault(name, [value]) if name in _HEADERS else None
+        elif taking is not None:
+            taking.append(line[1:])
+        if taking is None:
+            kept.append(line + b"\n")
+    return b"".join(kept) + raw[end:], {name: b"\n".join(lines) + b"\n" for name, lines in found.items()}
 
 
 def is_signed_tag(raw: bytes) -> bool:

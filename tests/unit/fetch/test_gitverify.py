@@ -125,6 +125,11 @@ def test_B11_a_huge_message_is_verified_up_to_a_bound():
     assert refused(TAG + b"x" * (16 << 20), keys_of(SSH), verify_tag) == text
 
 
+def test_D03_a_signature_of_millions_of_lines_takes_linear_time():
+    raw = COMMIT.replace(b"\n\n", b"\ngpgsig x\n" + b" \n" * 5_000_000 + b"\n", 1)
+    assert refused(raw, keys_of(PGP)) == "unsupported signature type: unknown"
+
+
 def test_s5_6_a_signature_for_the_other_hash_is_left_out_too():
     raw = with_header(signed_commit(COMMIT, PGP), b"of another form", b"gpgsig-sha256")
     assert verify_commit(raw, keys_of(PGP)) == PGP.shown
