@@ -46,6 +46,8 @@ _SSH_ALGORITHMS: Final = frozenset(
     )
 )
 _SHORTEST_RSA: Final = 2048
+# Ten times what the largest of today's algorithms makes.
+_LONGEST_SIGNATURE: Final = 1 << 20
 
 
 def verify_commit(raw: bytes, keys: TrustedKeys, now: datetime | None = None) -> str:
@@ -68,6 +70,8 @@ def verify(signed: Signed, keys: TrustedKeys, now: datetime | None = None) -> st
     if not kind:
         name = "x509" if text.startswith(_X509) else "unknown" if text else "empty"
         raise SignatureError(f"unsupported signature type: {name}")
+    if len(text) > _LONGEST_SIGNATURE:
+        raise SignatureError(f"the signature is longer than {_LONGEST_SIGNATURE} bytes")
     if text.find(_ENDS[kind]) != len(text) - len(_ENDS[kind]):
         raise SignatureError("the signature does not end where it should")
     try:

@@ -125,6 +125,12 @@ def test_B11_a_huge_message_is_verified_up_to_a_bound():
     assert refused(TAG + b"x" * (16 << 20), keys_of(SSH), verify_tag) == text
 
 
+@pytest.mark.parametrize("kind", ["PGP", "SSH"])
+def test_D03_a_signature_without_end_is_not_read(kind):
+    text = f"-----BEGIN {kind} SIGNATURE-----\n\n" + "A" * (1 << 20) + f"\n-----END {kind} SIGNATURE-----"
+    assert refused(with_header(COMMIT, text.encode()), keys_of(PGP)) == "the signature is longer than 1048576 bytes"
+
+
 def test_D03_a_signature_of_millions_of_lines_takes_linear_time():
     raw = COMMIT.replace(b"\n\n", b"\ngpgsig x\n" + b" \n" * 5_000_000 + b"\n", 1)
     assert refused(raw, keys_of(PGP)) == "unsupported signature type: unknown"
