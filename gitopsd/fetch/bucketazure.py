@@ -124,7 +124,8 @@ class AzureBucket:
 def _read_fault(body: bytes) -> Fault:
     found = read_xml(body, "Error").records
     error = found[0] if found else {}
-    return Fault(error.get("Code", ""), error.get("Message", ""))
+    # The lines after the first name the request and the time: with them no two failures would be the same.
+    return Fault(error.get("Code", ""), error.get("Message", "").partition("\n")[0])
 
 
 def _read_page(data: bytes) -> Page:
