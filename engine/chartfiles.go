@@ -5,11 +5,13 @@ import (
 	"bytes"
 	"compress/gzip"
 	"context"
+	"crypto/sha256"
 	"errors"
 	"io"
 	"io/fs"
 	"path"
 	"regexp"
+	"slices"
 	"strings"
 	"time"
 
@@ -20,14 +22,14 @@ import (
 // Bounds on the files of one chart with all that is vendored in it (the daemon's documented ones; those of an archive's
 // and of a file's size come with the request).
 const (
-	maxChartBytes    = 100 << 20
-	maxChartFiles    = 10_000
-	maxChartDepth    = 16 // charts within charts
-	maxChartPath     = 4096
-	maxChartHeaders  = 64 << 20 // what the entries of an archive may take besides their content
-	maxIgnoreBytes   = 64 << 10
-	maxIgnoreLines   = 1_000
-	maxYAMLSeparator = 1_000_000
+	maxChartBytes   = 100 << 20
+	maxChartFiles   = 10_000
+	maxChartDepth   = 16 // charts within charts
+	maxChartPath    = 4096
+	maxChartHeaders = 64 << 20 // what the entries of an archive may take besides their content
+	maxIgnoreBytes  = 64 << 10
+	maxIgnoreLines  = 1_000
+	maxChartEntries = 200_000 // of mappings and lists in all files that are parsed
 )
 
 var (
@@ -46,8 +48,10 @@ type chartReader struct {
 	ctx          context.Context
 	archiveLimit int64
 	fileLimit    int64
+	shallow      bool // of an archive only Chart.yaml is kept, and what is vendored is not unpacked
 	bytes        int64
 	files        int
+	entries      int
 }
 
 // archive reads a packaged chart. Regular files below one directory are all there may be in it.
@@ -63,30 +67,31 @@ func (r *chartReader) archiveAt(data []byte, depth int) ([]*archive.BufferedFile
 	if err != nil {
 		return nil, errors.New("it is no gzipped archive")
 	}
-	entries := &entries{
+	walk := &archiveWalk{
 		reader: tar.NewReader(io.LimitReader(unzipped, maxChartBytes+maxChartHeaders)),
-		known:  map[string][]byte{},
+		known:  map[string][sha256.Size]byte{},
 	}
-	files, err := r.entries(entries)
+	files, err := r.walk(walk)
 	if err != nil {
 		return nil, err
 	}
-	if len(files) == 0 {
+	if len(walk.known) == 0 {
 		return nil, errors.New("no files in chart archive")
 	}
 	return r.prepared(files, depth)
 }
 
-// entries walks through one archive.
-type entries struct {
+// archiveWalk goes through one archive.
+type archiveWalk struct {
 	reader *tar.Reader
 	top    string
-	known  map[string][]byte
+	known  map[string][sha256.Size]byte
 	count  int
 }
 
-func (r *chartReader) entries(e *entries) ([]*archive.BufferedFile, error) {
+func (r *chartReader) walk(e *archiveWalk) ([]*archive.BufferedFile, error) {
 	var files []*archive.BufferedFile
+	buffer := []byte{}
 	for {
 		if err := r.ctx.Err(); err != nil {
 			return nil, err
@@ -111,24 +116,30 @@ func (r *chartReader) entries(e *entries) ([]*archive.BufferedFile, error) {
 		if name == "" {
 			continue
 		}
-		data, err := r.content(e.reader, header, name)
-		if err != nil {
+		if !r.shallow || name == chartYAML {
+			buffer = nil // it is kept
+		}
+		if buffer, err = r.content(e.reader, header, name, buffer); err != nil {
 			return nil, err
 		}
+		digest := sha256.Sum256(buffer)
 		if before, twice := e.known[name]; twice {
-			if !bytes.Equal(before, data) {
+			if before != digest {
 				return nil, refusal("chart-duplicate", "the archive has two different files '%s'", shortened(name))
 			}
 			continue
 		}
-		e.known[name] = data
-		files = append(files, &archive.BufferedFile{Name: name, Data: bytes.TrimPrefix(data, byteOrder)})
+		e.known[name] = digest
+		if !r.shallow || name == chartYAML {
+			files = append(files, &archive.BufferedFile{Name: name, Data: bytes.TrimPrefix(buffer, byteOrder)})
+			buffer = nil
+		}
 	}
 }
 
 // name is where an entry lies below the chart's directory; empty for a directory. Both kinds of separators are known,
 // for there are archives that were made on Windows, but not in one name.
-func (e *entries) name(header *tar.Header) (string, error) {
+func (e *archiveWalk) name(header *tar.Header) (string, error) {
 	name := header.Name
 	if strings.Contains(name, `\`) {
 		if strings.Contains(name, "/") {
@@ -177,11 +188,12 @@ func (e *entries) name(header *tar.Header) (string, error) {
 	return strings.Join(parts[1:], "/"), nil
 }
 
-func (r *chartReader) content(in io.Reader, header *tar.Header, name string) ([]byte, error) {
+// content reads a file, into the memory of `buffer` if it fits.
+func (r *chartReader) content(in io.Reader, header *tar.Header, name string, buffer []byte) ([]byte, error) {
 	if err := r.admit(name, header.Size); err != nil {
 		return nil, err
 	}
-	data := make([]byte, header.Size)
+	data := slices.Grow(buffer[:0], int(header.Size))[:header.Size]
 	if _, err := io.ReadFull(in, data); err != nil {
 		return nil, errors.New("the archive is damaged or cut")
 	}
@@ -269,7 +281,7 @@ func (r *chartReader) prepared(files []*archive.BufferedFile, depth int) ([]*arc
 			continue
 		}
 		if parsedFiles[strings.TrimPrefix(file.Name, parents)] {
-			if err := judgeChartYAML(file.Data); err != nil {
+			if err := r.judge(file.Data); err != nil {
 				return nil, inFile(err, file.Name)
 			}
 		}
@@ -278,17 +290,17 @@ func (r *chartReader) prepared(files []*archive.BufferedFile, depth int) ([]*arc
 	return all, nil
 }
 
-// judgeChartYAML refuses what would take more memory than it is worth before anything parses it.
-func judgeChartYAML(data []byte) error {
-	separators := 0
-	for _, one := range data {
-		switch one {
-		case '\n', ',', '[', '{':
-			separators++
+// judge refuses what would take more memory than it is worth before anything parses it. What is counted is what may
+// begin an entry of a mapping or a list: lines that are no comment, and commas.
+func (r *chartReader) judge(data []byte) error {
+	for line := range bytes.Lines(data) {
+		if line = bytes.TrimSpace(line); len(line) == 0 || line[0] == '#' {
+			continue
 		}
+		r.entries += 1 + bytes.Count(line, []byte{','}) + bytes.Count(line, []byte{'['}) + bytes.Count(line, []byte("- "))
 	}
-	if separators > maxYAMLSeparator {
-		return refusal("yaml-nodes", "more than %d nodes", maxYAMLSeparator)
+	if r.entries > maxChartEntries {
+		return refusal("yaml-nodes", "the chart's metadata and values have more than %d entries together", maxChartEntries)
 	}
 	return judgeSafe(data)
 }

@@ -42,7 +42,7 @@ type chartRequest struct {
 	Dependencies  []chartPlace `json:"dependencies"` // null: not looked for yet
 }
 
-// chartAnswer goes with the package as its one part, or with none: then the chart wants dependencies, and it is for the
+// chartAnswer goes with the package, cut into parts, or with none: then the chart wants dependencies, and it is for the
 // daemon to say where they are.
 type chartAnswer struct {
 	usage
@@ -132,6 +132,7 @@ func (e *engine) chartMetadata(ctx context.Context, request *chartRequest, parts
 		return nil, err
 	}
 	defer release()
+	c.reader.shallow = true
 	metadata, isArchive, err := c.metadata(request.Chart)
 	if err != nil {
 		return nil, chartFailure(stepMetadata, err)
@@ -146,19 +147,21 @@ func (e *engine) packageChart(ctx context.Context, request *chartRequest, parts 
 		return nil, nil, err
 	}
 	defer release()
-	made, answer, err := c.make()
+	loaded, answer, err := c.make()
 	if err != nil {
 		return nil, nil, err
 	}
 	if answer.Requirements != nil && request.Dependencies == nil {
 		return answer, nil, nil
 	}
-	packed, err := packed(ctx, made)
+	made, err := packed(ctx, loaded)
 	if err != nil {
 		return nil, nil, chartFailure(stepPackage, err)
 	}
-	answer.Parts = []int{len(packed)}
-	return answer, [][]byte{packed}, nil
+	for _, chunk := range made {
+		answer.Parts = append(answer.Parts, len(chunk))
+	}
+	return answer, made, nil
 }
 
 func (c *charts) make() (*chart.Chart, *chartAnswer, error) {
@@ -318,7 +321,7 @@ func (c *charts) parseMetadata(data []byte) (*chart.Metadata, error) {
 	if int64(len(data)) > c.request.FileLimit {
 		return nil, refusal("chart-file-size", "Chart.yaml is larger than the maximum file size %d", c.request.FileLimit)
 	}
-	if err := judgeChartYAML(data); err != nil {
+	if err := c.reader.judge(data); err != nil {
 		return nil, inFile(err, chartYAML)
 	}
 	metadata := &chart.Metadata{}
@@ -408,7 +411,7 @@ func (c *charts) parseValues(name string, data []byte) (map[string]any, error) {
 	if int64(len(data)) > c.request.FileLimit {
 		return nil, refusal("chart-file-size", "values file '%s' is larger than the maximum file size %d", shortened(name), c.request.FileLimit)
 	}
-	if err := judgeChartYAML(data); err != nil {
+	if err := c.reader.judge(data); err != nil {
 		return nil, inFile(err, name)
 	}
 	values := map[string]any{}
@@ -441,11 +444,11 @@ func overwriteValues(c *chart.Chart, values map[string]any) error {
 // -- packing -----------------------------------------------------------------------------------------------------------
 
 // packed is a chart's package: what Helm's own makes of it, in memory, in a fixed order and without the time of day.
-func packed(ctx context.Context, c *chart.Chart) ([]byte, error) {
+func packed(ctx context.Context, c *chart.Chart) ([][]byte, error) {
 	if err := c.Validate(); err != nil {
 		return nil, fmt.Errorf("chart validation: %w", err)
 	}
-	var out bytes.Buffer
+	var out chunks
 	zipper := gzip.NewWriter(&out)
 	zipper.Comment = "Helm"
 	writer := &chartWriter{ctx: ctx, tar: tar.NewWriter(zipper)}
@@ -455,7 +458,26 @@ func packed(ctx context.Context, c *chart.Chart) ([]byte, error) {
 	if err := errors.Join(writer.tar.Close(), zipper.Close()); err != nil {
 		return nil, err
 	}
-	return out.Bytes(), nil
+	return out, nil
+}
+
+// chunks grow without being copied.
+type chunks [][]byte
+
+const chunkSize = 1 << 20
+
+func (c *chunks) Write(data []byte) (int, error) {
+	for rest := data; len(rest) > 0; {
+		last := len(*c) - 1
+		if last < 0 || len((*c)[last]) == chunkSize {
+			*c = append(*c, make([]byte, 0, min(chunkSize, max(len(rest), 4096))))
+			last++
+		}
+		room := min(chunkSize-len((*c)[last]), len(rest))
+		(*c)[last] = append((*c)[last], rest[:room]...)
+		rest = rest[room:]
+	}
+	return len(data), nil
 }
 
 type chartWriter struct {

@@ -90,7 +90,7 @@ class ChartEngine:
         }
         answer, contents = await self._ask("package", parts, header)
         return Package(
-            archive=contents[0] if contents else None,
+            archive=b"".join(contents) if contents else None,
             values_files=tuple(answer.get("valuesFiles") or ()),
             requirements=tuple(Requirement(**raw) for raw in answer.get("requirements") or ()),
             vendored=tuple(answer.get("vendored") or ()),
