@@ -10,6 +10,8 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import subprocess
+import sys
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -35,6 +37,7 @@ from tests.daemon import Daemon
 from tests.servers.git import GitServer
 
 CRDS = Path(__file__).resolve().parents[2] / "config" / "crd"
+OTHERS = ("gitrepo", "gitpolls", "helmindex", "bucket")
 _MIB = 1 << 20
 
 
@@ -172,14 +175,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--count", type=int, default=200, help="number of Kustomizations")
     parser.add_argument("--idle", type=float, default=60.0, help="seconds of idleness that are measured")
+    parser.add_argument("--also", nargs="*", choices=OTHERS, default=[], help="further benchmarks, with their defaults")
     options = parser.parse_args()
+    _applications(options.count, options.idle)
+    for name in options.also:
+        subprocess.run([sys.executable, "-m", f"tests.bench.{name}"], check=True)
+
+
+def _applications(count: int, idle: float) -> None:
     with ControlPlane() as control_plane, GitServer() as git:
         control_plane.install_crds(CRDS)
         for name in (NAMESPACE, "flux-system"):
             control_plane.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}})
         daemon = Daemon(control_plane.kubeconfig)
         try:
-            asyncio.run(run(control_plane, daemon, git, options.count, options.idle))
+            asyncio.run(run(control_plane, daemon, git, count, idle))
         finally:
             daemon.close()
 
