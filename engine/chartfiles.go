@@ -29,7 +29,7 @@ const (
 	maxChartHeaders = 64 << 20 // what the entries of an archive may take besides their content
 	maxIgnoreBytes  = 64 << 10
 	maxIgnoreLines  = 1_000
-	maxChartEntries = 200_000 // of mappings and lists in all files that are parsed
+	maxChartEntries = 100_000 // of mappings and lists in all files that are parsed
 )
 
 var (
