@@ -2,9 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 
 from tests.conformance.scenario import names
+from tests.conftest import CRDS
+from tests.controlplane import ControlPlane
+
+
+@pytest.fixture(scope="package")
+def control_plane() -> Iterator[ControlPlane]:
+    """A control plane on which only the daemon of the recordings works."""
+    with ControlPlane() as control_plane:
+        control_plane.install_crds(CRDS)
+        yield control_plane
 
 
 def pytest_configure(config: pytest.Config) -> None:
