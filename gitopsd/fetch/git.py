@@ -32,8 +32,9 @@ from gitopsd.fetch.gitcache import KEPT_BYTES, ObjectCache, SpoiledError
 from gitopsd.fetch.gitobjects import Objects
 from gitopsd.fetch.gitref import GitRef, Target, UnresolvedError, known_target
 from gitopsd.fetch.gitrefs import Answer, Board, Boards, Departure
-from gitopsd.fetch.gitremote import COMMITS_ONLY, GitLimits, Remote, Transports, repository_key
+from gitopsd.fetch.gitremote import COMMITS_ONLY, GitLimits, Remote, Transports
 from gitopsd.fetch.gitrequest import GitRequest, failure, operation
+from gitopsd.fetch.gitshelf import repository_key
 from gitopsd.fetch.gitspool import PackLimits
 from gitopsd.fetch.gittargets import Targets, missing
 from gitopsd.fetch.gittree import Checkout, Commit, Sparse, leave_out, peel, read_commit, read_tree

@@ -26,13 +26,13 @@ from gitopsd.fetch.auth import GitAuth, SshRules
 from gitopsd.fetch.errors import AskedInVainError, RemoteError
 from gitopsd.fetch.gitcache import Kept, ObjectCache
 from gitopsd.fetch.githttp import HttpClient
-from gitopsd.fetch.gitobjects import COMMIT, Objects
+from gitopsd.fetch.gitobjects import Objects
 from gitopsd.fetch.gitpack import Pack
 from gitopsd.fetch.gitref import UnresolvedError
+from gitopsd.fetch.gitshelf import Shelf, Shelves, repository_key
 from gitopsd.fetch.gitspool import PackBuffer, PackLimits, Stop
-from gitopsd.fetch.gittree import TreeBounds, peel
+from gitopsd.fetch.gittree import TreeBounds
 from gitopsd.fetch.giturl import GitURL
-from gitopsd.fetch.gitview import laid_over
 from gitopsd.fetch.gitwire import (
     Advertisement,
     Channel,
@@ -100,7 +100,7 @@ class Transports:
         self._ssh: _Opener | None = None
         self._servers = Servers()
         self._limits = limits
-        self._cache = cache
+        self._shelves = None if cache is None else Shelves(cache)
 
     async def aclose(self) -> None:
         """Close every kept connection."""
@@ -122,7 +122,7 @@ class Transports:
         `is_foreign` says that not the operator but a repository named the address. `account` stands for the credentials
         where these change by themselves.
         """
-        shelf = None if self._cache is None else _Shelf(self._cache, repository_key(url, auth, account, is_foreign))
+        shelf = self._shelves.shelf(repository_key(url, auth, account, is_foreign)) if self._shelves else None
         async with AsyncExitStack() as channels:
             known: _Known | None = None
             if url.scheme != "ssh":
@@ -177,52 +177,6 @@ class _Known:
         self.servers.forget(self.url, self.auth)
 
 
-RepositoryKey = tuple[GitURL, GitAuth | str, bool]
-
-
-def repository_key(url: GitURL, auth: GitAuth, account: str, is_foreign: bool) -> RepositoryKey:
-    """What two requests have in common that may share what a server said: address, credentials and rules."""
-    return url, account or auth, is_foreign
-
-
-class _Shelf:
-    """What is kept of one repository. Everything blocks."""
-
-    def __init__(self, cache: ObjectCache, key: RepositoryKey) -> None:
-        self._cache = cache
-        self._key = key
-
-    def open(self, want: str, stop: Stop) -> Kept | None:
-        kept = self._cache.open(self._key, stop)
-        if kept is not None and kept.holds(want):
-            self._cache.touch(self._key, want)
-        return kept
-
-    def keep(self, pack: Pack, want: str, stop: Stop, *, anew: bool) -> None:
-        """Keep a pack that stands alone; `anew` lets go of what was kept before."""
-        if anew:
-            self._cache.forget(self._key)
-        self._add(pack, pack, want, stop, None)
-
-    def lay(self, pack: Pack, kept: Kept, want: str, stop: Stop) -> Objects:
-        """Lay an update over what is kept, and keep it. Raises RemoteError when the two are not all of `want`."""
-        found = laid_over(pack, kept, want, stop)
-        if found is pack:
-            self.keep(pack, want, stop, anew=True)
-        else:
-            self._add(pack, found, want, stop, kept)
-        return found
-
-    def _add(self, pack: Pack, found: Objects, want: str, stop: Stop, base: Kept | None) -> None:
-        try:
-            commit = peel(found, want)[0]
-            is_commit = found.get(bytes.fromhex(commit))[0] == COMMIT
-        except RemoteError:
-            return  # whoever reads it will be told what is wrong with it
-        if is_commit:
-            self._cache.keep(self._key, pack, (want, commit), stop, base=base)
-
-
 class Remote:
     """A repository that can be asked. `stop` is when to end, for what works on its packs in threads."""
 
@@ -233,7 +187,7 @@ class Remote:
         limits: GitLimits,
         stop: Stop,
         packs: ExitStack,
-        shelf: _Shelf | None = None,
+        shelf: Shelf | None = None,
     ) -> None:
         self._connect = connect
         self._known = known
@@ -269,21 +223,32 @@ class Remote:
         if self._shelf is None or request.depth != 1 or request.filter or len(request.wants) != 1:
             return await self._receive(request, "full")
         shelf, want = self._shelf, request.wants[0]
+        kept = await self._kept(shelf, want)
+        while (kept is None or not kept.holds(want)) and await shelf.wait_for_others(want, anything=kept is None):
+            kept = await self._kept(shelf, want)
+        if kept is not None and kept.holds(want):
+            metrics.git_packs.labels("kept").inc()
+            return kept
+        with shelf.at_work(want):
+            return await self._fetch_new(shelf, kept, want)
+
+    async def _kept(self, shelf: Shelf, want: str) -> Kept | None:
         kept = await self.in_thread(lambda stop: shelf.open(want, stop))
         if kept is not None:
             self._packs.callback(kept.close)
-            if kept.holds(want):
-                metrics.git_packs.labels("kept").inc()
-                return kept
+        return kept
+
+    async def _fetch_new(self, shelf: Shelf, kept: Kept | None, want: str) -> Objects:
+        if kept is not None:
             try:
                 return await self._update(shelf, kept, want)
             except RemoteError:
                 await self.renew()
-        pack = await self._receive(request, "full")
+        pack = await self._receive(PackRequest((want,)), "full")
         await self.in_thread(lambda stop: shelf.keep(pack, want, stop, anew=kept is not None))
         return pack
 
-    async def _update(self, shelf: _Shelf, kept: Kept, want: str) -> Objects:
+    async def _update(self, shelf: Shelf, kept: Kept, want: str) -> Objects:
         pack = await self._receive(PackRequest((want,), haves=kept.haves), "update", kept, again=False)
         return await self.in_thread(lambda stop: shelf.lay(pack, kept, want, stop))
 

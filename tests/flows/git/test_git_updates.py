@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import re
 from collections.abc import AsyncIterator, Callable
@@ -270,6 +271,42 @@ async def test_A42_tokens_that_change_by_themselves_share_what_their_account_fet
     tally = Tally()
     check(await keeper.fetch(GitRequest(url, GitRef("main"), other, account="app of org")), contents | {"new": "1"})
     assert (tally("full")[0], tally("update")[0]) == (0, 1)
+
+
+async def test_s15_4_many_who_begin_at_once_with_one_repository_bring_it_once(git_server, keeper):
+    repository = git_server.repository("app")
+    contents = fill(repository)
+    first = repository.commits[0]
+    for name in "bcde":
+        repository.commit({name: name}, branch=name, parents=[first])
+    tally = Tally()
+    asked = [request(git_server, branch=name) for name in ("main", *"bcde")]
+    asked += [replace(one, sparse=("dir1",)) for one in asked]
+    found = await asyncio.gather(*(keeper.fetch(one) for one in asked))
+    check(found[0], contents)
+    check(found[1], contents | {"b": "b"})
+    assert len(found[9].tree) == 12
+    assert tally("full")[0] == 1
+    assert tally("update")[0] == 4
+    assert tally("kept")[0] == 5
+
+
+async def test_T16_who_waits_for_a_fetch_that_ends_badly_fetches_on_his_own(git_server, keeper):
+    contents = fill(git_server.repository("app"))
+    revision = await keeper.resolve(request(git_server))
+    git_server.behave("*/git-upload-pack", trouble.never(), times=1)
+    git_server.forget()
+    leading = asyncio.ensure_future(keeper.fetch(request(git_server), revision))
+    while not packs_asked(git_server):
+        await asyncio.sleep(0.01)
+    waiting = asyncio.ensure_future(keeper.fetch(replace(request(git_server), sparse=("dir1",)), revision))
+    for _ in range(20):
+        await asyncio.sleep(0.01)
+    assert packs_asked(git_server) == 1
+    leading.cancel()
+    found = await waiting
+    check(found, {path: content for path, content in contents.items() if path.startswith("dir1/")})
+    assert packs_asked(git_server) == 2
 
 
 # -- servers that do not play along

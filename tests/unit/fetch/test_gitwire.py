@@ -297,3 +297,54 @@ async def test_whatever_a_server_says_is_read_or_refused(noise):
         else:
             seen = ""
         assert seen.isprintable()
+
+
+async def test_s15_4_what_we_have_is_told_and_no_acknowledgment_waited_for():
+    channel, sink = Scripted(pkt("packfile\n", b"\x01PACK") + FLUSH), Collected()
+    await fetch_pack(channel, V2, PackRequest((A,), haves=(B, C)), sink, WireLimits())
+    (asked,) = channel.asked
+    lines = [line[4:] for line in asked.split(b"\n")]
+    told = [b"want " + A.encode(), *(f"{word} {have}".encode() for word in ("shallow", "have") for have in (B, C))]
+    assert [line for line in lines if line in told] == told
+    assert b"thin-pack" in asked
+    assert asked.endswith(b"0009done\n0000")
+    await fetch_pack(channel, V2, PackRequest((A,)), sink, WireLimits())
+    assert b"thin-pack" not in channel.asked[1]
+    with pytest.raises(RemoteError, match="section 'acknowledgments' was not asked for"):
+        data = pkt("acknowledgments\n", f"ACK {B}\n") + DELIMITER + pkt("packfile\n", b"\x01PACK") + FLUSH
+        await fetch_pack(Scripted(data), V2, PackRequest((A,), haves=(B,)), sink, WireLimits())
+
+
+@pytest.mark.parametrize(
+    ("answer", "is_understood"),
+    [
+        ([f"ACK {B} common\n", f"ACK {C} common\n", f"ACK {C}\n"], True),
+        ([f"ACK {B} continue\n", f"ACK {B}\n"], True),
+        ([f"ACK {B}\n"], True),
+        (["NAK\n"], True),
+        ([f"ACK {B} common\n", "NAK\n"], True),
+        (["ACK x\n"], False),
+        ([f"ACK {B} surprise\n"], False),
+        ([f"ACK {B} common\n", "shallow x\n"], False),
+    ],
+)
+async def test_s15_4_version_0_acknowledges_what_it_knows_of_ours(answer, is_understood):
+    server = Advertisement(0, {"side-band-64k": "", "shallow": "", "thin-pack": ""}, {"HEAD": Ref(A)})
+    channel = Scripted(pkt(f"shallow {A}\n") + FLUSH + pkt(*answer, b"\x01PACK") + FLUSH)
+    request = PackRequest((A,), haves=(B, C))
+    if not is_understood:
+        with pytest.raises(RemoteError, match="protocol error"):
+            await fetch_pack(channel, server, request, Collected(), WireLimits())
+        return
+    sink = Collected()
+    await fetch_pack(channel, server, request, sink, WireLimits())
+    assert sink.data == b"PACK"
+    assert b"thin-pack" in channel.asked[0]
+    assert channel.asked[0].endswith(pkt(f"have {B}\n", f"have {C}\n", "done\n"))
+
+
+async def test_a_server_without_our_haves_may_not_acknowledge_any():
+    server = Advertisement(0, {"side-band-64k": "", "shallow": ""}, {"HEAD": Ref(A)})
+    channel = Scripted(pkt(f"shallow {A}\n") + FLUSH + pkt(f"ACK {B}\n", b"\x01PACK") + FLUSH)
+    with pytest.raises(RemoteError, match="no NAK"):
+        await fetch_pack(channel, server, PackRequest((A,)), Collected(), WireLimits())
