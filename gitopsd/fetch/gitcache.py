@@ -147,7 +147,8 @@ class ObjectCache:
         return Kept(pile, packs, opened, lambda: self.forget(key))
 
     def _opened(self, pile: _Pile, stop: Stop) -> tuple[list[Pack], list[FileBytes]]:
-        share = self._limits.cached_bytes // len(pile.files)
+        # The pack that is laid on the pile has a cache of its own.
+        share = self._limits.cached_bytes // 2 // len(pile.files)
         limits = replace(self._limits, cached_bytes=share)
         packs: list[Pack] = []
         opened: list[FileBytes] = []

@@ -224,8 +224,12 @@ class Remote:
             return await self._receive(request, "full")
         shelf, want = self._shelf, request.wants[0]
         kept = await self._kept(shelf, want)
-        while (kept is None or not kept.holds(want)) and await shelf.wait_for_others(want, anything=kept is None):
-            kept = await self._kept(shelf, want)
+        has_waited = False
+        # Where others fetched in vain, or what cannot be kept, waiting is of no use again.
+        while (kept is None and not has_waited) or (kept is not None and not kept.holds(want)):
+            if not await shelf.wait_for_others(want, anything=kept is None):
+                break
+            kept, has_waited = await self._kept(shelf, want), True
         if kept is not None and kept.holds(want):
             metrics.git_packs.labels("kept").inc()
             return kept

@@ -291,6 +291,16 @@ async def test_s15_4_many_who_begin_at_once_with_one_repository_bring_it_once(gi
     assert tally("kept")[0] == 5
 
 
+async def test_what_is_too_large_to_be_kept_is_fetched_by_each_for_himself(git_server, tmp_path):
+    contents = fill(git_server.repository("app"))
+    fetcher = GitFetcher(cache=tmp_path / "kept", cache_bytes=1000)
+    asked = [replace(request(git_server), ignore=f"/{number}\n") for number in range(4)]
+    for found in await asyncio.gather(*(fetcher.fetch(one) for one in asked)):
+        check(found, contents)
+    assert packs_asked(git_server) == 4
+    await fetcher.aclose()
+
+
 async def test_T16_who_waits_for_a_fetch_that_ends_badly_fetches_on_his_own(git_server, keeper):
     contents = fill(git_server.repository("app"))
     revision = await keeper.resolve(request(git_server))
