@@ -22,11 +22,11 @@ _BOM: Final = b"\xef\xbb\xbf"
 _ENTRIES = re.compile(rb"entries:[ ]*(?:[ ]#.*)?\r?\n?")
 _NAME = re.compile(
     rb"(?:\"([A-Za-z0-9][^\"\\\x00-\x1f]*)\"|'([A-Za-z0-9][^'\x00-\x1f]*)'|([A-Za-z0-9][A-Za-z0-9_./-]*))"
-    rb":[ ]*(?:\[\]|null|~)?[ ]*\r?\n?"
+    rb":(?:[ ]+(\[\]|null|~))?[ ]*\r?\n?"
 )
 _BLANK: Final = (b"", b"\n", b"\r\n")
 _DASHES: Final = (b"- ", b"-\n", b"-\r\n")
-_MARKS: Final = (b"---", b"...", b"%")
+_MARKS: Final = (b"---", b"...", b"%", _BOM)
 _LARGEST_REST: Final = 1 << 20
 
 
@@ -77,6 +77,8 @@ class _Splitter:
             if _ENTRIES.fullmatch(text) is not None:
                 self.has_entries = True
                 return
+            if is_first and text.startswith(b" ") and text.strip():
+                raise UnevenError
             is_first = is_first and (text.startswith(b"#") or not text.strip())
             yield b"\n" if text.startswith(b"---") else text
 
@@ -137,7 +139,7 @@ class _Splitter:
         found = _NAME.fullmatch(text)
         if found is None:
             raise UnevenError
-        double, single, plain = found.groups()
+        double, single, plain, value = found.groups()
         try:
             name = (double or single or plain).decode()
         except UnicodeDecodeError:
@@ -150,7 +152,7 @@ class _Splitter:
             message = f'mapping key "{name[:128]}" already defined'
             raise DocumentError(self._source, "duplicate-key", message, line=self._number)
         self.names[name] = []
-        self._name = name
+        self._name = "" if value else name  # nothing may stand below a value
 
     def _flush(self) -> None:
         """Read the entry that has ended."""
