@@ -132,7 +132,7 @@ class BucketSource:
             tree = await self._services.store.files(current)
         except (ArtifactMissingError, ArchiveError):
             return ()
-        return (Before(tree, self._memory.seen(source.key, current.revision)),)
+        return (Before(tree, await offload(self._memory.seen, source.key, current.revision)),)
 
 
 def _stored(revision: str) -> str:

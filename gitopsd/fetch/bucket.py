@@ -22,7 +22,7 @@ from gitopsd.api.meta import Reason
 from gitopsd.artifact.ignore import IGNORE_FILE, MAX_TEXT
 from gitopsd.artifact.tree import DEFAULT_LIMITS, FileTree, TreeError, TreeLimits
 from gitopsd.fetch.bucketclient import BucketClient, BucketError
-from gitopsd.fetch.bucketdownload import Before, DownloadBounds, ObjectError, download
+from gitopsd.fetch.bucketdownload import Before, DownloadBounds, OutdatedError, download
 from gitopsd.fetch.bucketlisting import BucketIndex, read_index
 from gitopsd.fetch.errors import FetchError, RemoteError
 from gitopsd.fetch.tls import TLSMaterialError
@@ -81,9 +81,7 @@ async def fetch(request: BucketRequest, seen: Look, before: Sequence[Before] = (
         async with asyncio.timeout(request.timeout), _told(step):
             try:
                 return seen.index, await _download(request, seen.client, seen.index, before)
-            except ObjectError as error:
-                if not error.moved:
-                    raise
+            except OutdatedError as error:
                 salvaged = () if error.salvaged is None else (error.salvaged,)
             rules = await _rules(seen.client)
             index = await read_index(seen.client, request.prefix, rules, request.ignore, request.limits)

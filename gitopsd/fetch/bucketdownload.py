@@ -3,12 +3,11 @@
 Theory of operation. The tree is laid down in its own order, once. While one object is being laid down, those that come
 next are on their way, as many and as large as the bounds allow; a large one is not fetched ahead but streamed when its
 turn comes. Objects that have not changed are copied from the tree before: known by key and etag, or, where nothing is
-known (after a restart), by the digest of their content if the storage tells it. A download whose connection breaks goes
-on where it stopped. All copying is done in a thread, a few megabytes at a time.
+known (after a restart), by the digest of their content if the storage tells it. All copying is done in a thread, a few
+megabytes at a time.
 
-Knows entries, trees and bounds; refuses to know protocols. Invariants: a file has exactly the bytes that the listing
-announced, of exactly the version that it named; at most `ahead_bytes` and one piece are in memory besides the tree;
-nothing goes on after a failure or a cancellation.
+Knows entries, trees and bounds; refuses to know protocols, and how one object is read (`bucketobject`). Invariants:
+little more than `ahead_bytes` is in memory besides the tree; nothing goes on after a failure or a cancellation.
 """
 
 from __future__ import annotations
@@ -17,42 +16,32 @@ import asyncio
 import hashlib
 import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Iterator, Sequence
-from contextlib import aclosing
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from gitopsd.artifact.ignore import IGNORE_FILE
-from gitopsd.artifact.tree import DEFAULT_LIMITS, FileTree, Layout, TreeLimits, TreeWriter, shown
-from gitopsd.fetch.bucketclient import BucketClient, BucketError, Entry, ObjectMovedError
+from gitopsd.artifact.tree import DEFAULT_LIMITS, FileTree, Layout, TreeLimits, TreeWriter
+from gitopsd.fetch.bucketclient import BucketClient, Entry
 from gitopsd.fetch.bucketlisting import BucketIndex, Seen
+from gitopsd.fetch.bucketobject import ObjectError, Objects
 from gitopsd.fetch.errors import RemoteError
-from gitopsd.fetch.http import Answer
 from gitopsd.tasks import offload
 
 _BATCH_STEPS = 512
 _BATCH_BYTES = 4 << 20
-_PAUSES = (0.2, 0.8)
 
 
 @dataclass(frozen=True)
 class DownloadBounds:
-    """How many downloads run at a time, how many bytes wait for their turn, and from where on an object is streamed."""
+    """How many downloads run at a time, how many bytes wait for their turn, and from where on an object is streamed.
+
+    An object whose size nobody told (it may be decompressed on its way) is held as a whole, up to `unknown` bytes.
+    """
 
     parallel: int = 64
     ahead_bytes: int = 32 << 20
     large: int = 4 << 20
-
-
-class ObjectError(RemoteError):
-    """An object could not be downloaded.
-
-    `moved` says that the listing is out of date; `salvaged` is then what had come before.
-    """
-
-    def __init__(self, key: str, error: RemoteError) -> None:
-        super().__init__(f"failed to get '{shown(key)}' object: {error.message}", rule=error.rule)
-        self.moved = isinstance(error, ObjectMovedError)
-        self.salvaged: Before | None = None
+    unknown: int = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -73,7 +62,15 @@ class Before:
         return hashlib.md5(self.tree[path], usedforsecurity=False).digest() == entry.md5
 
 
-@dataclass
+class OutdatedError(RemoteError):
+    """An object is not what the listing said. `salvaged` is what had come before that was noticed."""
+
+    def __init__(self, error: ObjectError, salvaged: Before | None) -> None:
+        super().__init__(error.message)
+        self.salvaged = salvaged
+
+
+@dataclass(slots=True)
 class _Step:
     """One entry of the tree: a directory, a file that is there, or one that has to come."""
 
@@ -94,16 +91,16 @@ async def download(
 ) -> FileTree:
     """Make the tree of an index; what one of `before` has is not downloaded.
 
-    Raises ObjectError, RemoteError, and TreeError for keys that exclude each other.
+    Raises OutdatedError, other RemoteErrors, and TreeError for keys that exclude each other.
     """
     steps = await offload(_plan, index, before, limits)
     filling = await offload(_Filling, client, steps, limits, bounds or DownloadBounds())
     try:
         return await filling.run()
     except ObjectError as error:
-        if error.moved:
-            error.salvaged = await offload(filling.salvage, index)
-        raise
+        if not error.moved:
+            raise
+        raise OutdatedError(error, await offload(filling.salvage, index)) from error
 
 
 def _plan(index: BucketIndex, before: Sequence[Before], limits: TreeLimits) -> list[_Step]:
@@ -133,9 +130,8 @@ class _Filling:
         limits: TreeLimits,
         bounds: DownloadBounds,
     ) -> None:
-        self._client = client
+        self._objects = Objects(client, unknown=bounds.unknown)
         self._steps = steps
-        self._limits = limits
         self._bounds = bounds
         self._writer = TreeWriter(limits)
         self._batch: list[_Step] = []
@@ -148,7 +144,7 @@ class _Filling:
     async def run(self) -> FileTree:
         try:
             async with asyncio.TaskGroup() as tasks:
-                await self._lay_all(_Ahead(self._client, self._steps, self._bounds, self._limits, tasks))
+                await self._lay_all(_Ahead(self._objects, self._steps, self._bounds, tasks))
         except BaseExceptionGroup as failures:
             raise _first(failures) from None
         return await offload(self._writer.finish)
@@ -203,16 +199,7 @@ class _Filling:
         await self._flush()
         self._is_within_file = True
         await offload(self._writer.begin_file, path, entry.size)
-        pieces: list[bytes] = []
-        held = 0
-        async with aclosing(object_pieces(self._client, entry, entry.size)) as arriving:
-            async for piece in arriving:
-                pieces.append(piece)
-                held += len(piece)
-                if held >= _BATCH_BYTES:
-                    await offload(self._writer.write, b"".join(pieces))
-                    pieces, held = [], 0
-        await offload(self._writer.write, b"".join(pieces))
+        await self._objects.stream(entry, self._writer.write)
         self._is_within_file = False
 
 
@@ -221,15 +208,13 @@ class _Ahead:
 
     def __init__(
         self,
-        client: BucketClient,
+        objects: Objects,
         steps: list[_Step],
         bounds: DownloadBounds,
-        limits: TreeLimits,
         tasks: asyncio.TaskGroup,
     ) -> None:
-        self._client = client
+        self._objects = objects
         self._bounds = bounds
-        self._limits = limits
         self._tasks = tasks
         self._waiting: Iterator[Entry] = (
             step.entry for step in steps if step.entry is not None and not self.is_streamed(step.entry)
@@ -253,54 +238,14 @@ class _Ahead:
 
     def _fill(self) -> None:
         while self._upcoming is not None and len(self._started) < self._bounds.parallel:
-            # What an object of unknown size will take is a guess; at least one is always under way.
-            size = self._upcoming.size if self._upcoming.size >= 0 else self._bounds.large
+            # One of unknown size takes all there is; one at least is always under way.
+            size = self._upcoming.size if self._upcoming.size >= 0 else self._bounds.ahead_bytes
             if self._started and self._bytes + size > self._bounds.ahead_bytes:
                 return
-            task = self._tasks.create_task(self._content(self._upcoming))
+            task = self._tasks.create_task(self._objects.content(self._upcoming))
             self._started.append((task, size))
             self._bytes += size
             self._upcoming = next(self._waiting, None)
-
-    async def _content(self, entry: Entry) -> bytes:
-        return b"".join([piece async for piece in object_pieces(self._client, entry, self._limits.content)])
-
-
-async def object_pieces(client: BucketClient, entry: Entry, limit: int) -> AsyncGenerator[bytes, None]:
-    """The content of an object; a connection that breaks is made again from where it stopped. Raises ObjectError."""
-    offset = 0
-    for pause in (*_PAUSES, None):
-        try:
-            async with (
-                client.get(entry.key, entry.version, offset) as answer,
-                aclosing(_from(answer, offset, entry, limit)) as pieces,
-            ):
-                async for piece in pieces:
-                    offset += len(piece)
-                    yield piece
-            if entry.size >= 0 and offset != entry.size:
-                raise ObjectMovedError(f"it has {offset} bytes, the listing says {entry.size}")
-        except RemoteError as error:
-            if pause is None or error.rule or isinstance(error, BucketError) or (offset and not entry.version):
-                raise ObjectError(entry.key, error) from error
-        else:
-            return
-        await asyncio.sleep(pause)
-
-
-async def _from(answer: Answer, offset: int, entry: Entry, limit: int) -> AsyncGenerator[bytes, None]:
-    """The pieces of an answer, which may begin at `offset`, or ignore that it was asked to."""
-    skip = 0 if answer.status == 206 else offset
-    announced = answer.headers.get("Content-Length", "")
-    if entry.size >= 0 and announced.isdigit() and int(announced) != entry.size - offset + skip:
-        raise ObjectMovedError(f"it has {int(announced) + offset - skip} bytes, the listing says {entry.size}")
-    most = limit if entry.size < 0 else entry.size
-    async for piece in answer.pieces(most - offset + skip, "object", as_sent=True):
-        if skip >= len(piece):
-            skip -= len(piece)
-            continue
-        yield piece[skip:]
-        skip = 0
 
 
 def _first(failures: BaseExceptionGroup) -> BaseException:

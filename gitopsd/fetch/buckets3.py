@@ -147,7 +147,7 @@ class S3Bucket:
     @asynccontextmanager
     async def get(self, key: str, version: str = "", offset: int = 0) -> AsyncIterator[Answer]:
         """GET with If-Match."""
-        headers = {"If-Match": version} if version else {}
+        headers = {"If-Match": f'"{version}"'} if version else {}
         if offset:
             headers["Range"] = f"bytes={offset}-"
         async with self._exchange.answer("GET", self._place.url(key, self._region), headers) as answer:
@@ -182,4 +182,4 @@ def _entry(record: Mapping[str, str], read: Callable[[str], str]) -> Entry:
     etag = etag.removeprefix('"').removesuffix('"')
     # The digest of the content, unless it came in parts or is encrypted: then it equals nobody's.
     md5 = bytes.fromhex(etag) if _MD5.fullmatch(etag) else b""
-    return Entry(read(key), etag, read_size(record.get("Size", "")), f'"{etag}"' if etag else "", md5)
+    return Entry(read(key), etag, read_size(record.get("Size", "")), etag, md5)
