@@ -12,6 +12,7 @@ from gitopsd.artifact.ignore import IgnoreError
 from gitopsd.artifact.tree import TreeError
 from gitopsd.fetch.bucketclient import Entry, Page
 from gitopsd.fetch.bucketlisting import BucketIndex, Seen, object_path, read_index
+from gitopsd.fetch.errors import RemoteError
 
 
 def index(**etags: str) -> BucketIndex:
@@ -91,3 +92,29 @@ def test_what_was_seen_is_known_by_key_and_etag() -> None:
     assert Entry("a", "") not in Seen(BucketIndex({"a": Entry("a", "")}).fingerprints)
     assert Entry("a", "1") not in Seen()
     assert len(index(a="1", b="2").fingerprints) == 32
+
+
+@pytest.mark.parametrize(("count", "fails"), [(200_000, False), (200_001, True)])
+async def test_I03_two_hundred_thousand_objects_are_the_bound(count: int, fails: bool) -> None:
+    keys = [f"{number // 1000}/{number}" for number in range(count)]
+    bucket = Pages(*(keys[at : at + 50_000] for at in range(0, count, 50_000)))
+    if fails:
+        with pytest.raises(RemoteError, match=r"^the bucket holds more than 200000 objects$"):
+            await read_index(bucket, "", None, None)
+    else:
+        assert len(await read_index(bucket, "", None, None)) == count
+
+
+@pytest.mark.parametrize(("size", "fails"), [(1 << 30, False), ((1 << 30) + 1, True), (1 << 60, True)])
+async def test_I03_a_gibibyte_is_the_bound(size: int, fails: bool) -> None:
+    bucket = Pages()
+    bucket.page = lambda *_: _page(Entry("a", "e", size - 7), Entry("b", "e", 7))  # type: ignore[method-assign]
+    if fails:
+        with pytest.raises(RemoteError, match=r"^the objects hold more than 1073741824 bytes$"):
+            await read_index(bucket, "", None, None)
+    else:
+        assert len(await read_index(bucket, "", None, None)) == 2
+
+
+async def _page(*entries: Entry) -> Page:
+    return Page(list(entries))
