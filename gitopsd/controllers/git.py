@@ -7,7 +7,7 @@ A part of the source controller. Knows `spec/source.md` 5; who may enter is `git
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from gitopsd.api.meta import Artifact, ConditionType, Reason
 from gitopsd.api.resource import Resource
@@ -94,6 +94,26 @@ class GitSource:
         status.delete(ConditionType.FETCH_FAILED)
         await run.verification.check(found)
         return await self._made(run, found, age)
+
+    async def restore(self, source: GitRepository, artifact: Artifact) -> Fetched | None:
+        """The commit that is stored, made as it was; what was included then is not known any more."""
+        seen, commit = source.status, artifact.revision.rpartition(":")[2]
+        if seen.observed_include:
+            return None
+        request = replace(
+            await self._request(source),
+            ref=GitRef(commit=commit),
+            recurse_submodules=seen.observed_recurse_submodules,
+            sparse=seen.observed_sparse_checkout,
+            leave_out=True,
+            ignore=seen.observed_ignore,
+        )
+        try:
+            found = await self._fetcher.fetch(request)
+        except FetchError as error:
+            raise SourceError(ConditionType.FETCH_FAILED, error.reason, error.message) from error
+        tree = found.tree if found.is_filtered else await _filtered(found.tree, seen.observed_ignore)
+        return Fetched(artifact.revision, f"{commit}.tar.gz", tree, stored="", told="")
 
     def _allowed_age(self, run: _Run) -> float:
         """How old (seconds) a look at the remote may be: a run that only its interval caused shares those of others.

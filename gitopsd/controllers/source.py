@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Generic, NamedTuple, Protocol, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 import msgspec
 import structlog
@@ -140,6 +140,17 @@ class SourceKind(Protocol[S_contra]):
         """
 
 
+@runtime_checkable
+class Restoring(Protocol[S_contra]):
+    """A kind that can fetch again just what an artifact was made of."""
+
+    async def restore(self, source: S_contra, artifact: Artifact) -> Fetched | None:
+        """Fetch the artifact's revision as it was made then, whatever the object asks for now; None if it cannot be.
+
+        Raises `SourceError`.
+        """
+
+
 class SourceError(ReconcileError):
     """A run that failed with a condition of its own; without one, Ready tells only that it will be tried again.
 
@@ -245,7 +256,7 @@ class SourceReconciler(Generic[S]):
             if get_in(obj, "spec", "suspend"):
                 log.info("reconciliation is suspended for this object")
                 await self._conclude_suspended(status)
-                return Result()
+                return await self._restore(run, source, status)
             before = status.conditions
             self._begin(status)
             try:
@@ -400,6 +411,31 @@ class SourceReconciler(Generic[S]):
             status.observe(ConditionType.READY)
             status.delete(ConditionType.STALLED)
         await status.finish()
+
+    async def _restore(self, run: Run, source: S, status: StatusSession) -> Result:
+        """Have again what a restart lost: a suspended source is not looked at, but what it has is still used."""
+        store, key = self._parts.store, run.key
+        recorded = get_in(status.fields, "artifact")
+        if not recorded:
+            return Result()
+        artifact = msgspec.convert(recorded, Artifact)
+        try:
+            if not await store.verify(key, artifact):
+                if not isinstance(self._kind, Restoring):
+                    return Result()
+                async with run.lending_slot(_PATIENCE):
+                    fetched = await self._kind.restore(source, artifact)
+                if fetched is None:
+                    return Result()
+                made = await self._put(key, fetched)
+                if made.digest != artifact.digest:
+                    status.fields["artifact"] = made.to_builtins()
+                    await status.finish()
+        except (SourceError, StoreError) as error:
+            message = f"the artifact of a suspended source cannot be restored: {error}"
+            raise RetryError(Reason.STAT_OPERATION_FAILED, message) from error
+        store.announce(key)
+        return Result()
 
     def _tell(self, status: StatusSession, told: Told, before: set[str]) -> None:
         """The events of a good run (`spec/source.md` 2.6); that nothing moved is told only to those who asked."""

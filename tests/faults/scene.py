@@ -84,6 +84,7 @@ class Scene(Stage):
         self.pushed: list[Pushed] = []
         self.daemons: list[Daemon] = []
         self.proxies: list[FaultProxy] = []
+        self._crashed: list[Daemon] = []
         self.storage: Path | None = None  # for daemons that are to find the artifacts of those before them
         self.canaries = {field: f"CNRY-{row}-{field}-{secrets.token_hex(16)}" for field in ("password", "variable")}
         assert control_plane.audit_log is not None
@@ -117,6 +118,7 @@ class Scene(Stage):
 
     def crash(self) -> None:
         """Kill the daemon alone, and see that its helpers end by themselves."""
+        self._crashed.append(self.daemon)
         helpers = self.daemon.family()[1:]
         os.kill(self.daemon.pid, signal.SIGKILL)
         self.daemon.wait()
@@ -177,7 +179,7 @@ class Scene(Stage):
             if daemon.is_running:
                 assert daemon.stop() == 0, daemon.log_text()[-3000:]
             verify_log(daemon)
-            verify_nothing_left(daemon)
+            verify_nothing_left(daemon, swept_later=daemon in self._crashed)
 
     def kustomizations(self) -> list[Obj]:
         """Every Kustomization of the namespace."""
@@ -358,12 +360,16 @@ def verify_log(daemon: Daemon) -> None:
             uuid.UUID(entry["reconcileID"])
 
 
-def verify_nothing_left(daemon: Daemon) -> None:
-    """No process, no temporary file and no half-written artifact outlives the daemon."""
+def verify_nothing_left(daemon: Daemon, *, swept_later: bool) -> None:
+    """No process, no temporary file and no half-written artifact outlives the daemon.
+
+    `swept_later`: one that was killed leaves what it knew of repositories, which the next start sweeps.
+    """
     group = daemon.pid
     until(lambda: not list(_group_members(group)), timeout=5, what=f"the end of the process group {group}")
     assert list(daemon.temporary.rglob("*")) == []
-    assert [path for path in daemon.storage.rglob("*") if path.name.startswith(".")] == []
+    left = [path for path in daemon.storage.rglob("*") if path.name.startswith(".")]
+    assert [path.name for path in left if not swept_later or ".git-objects" not in path.parts] == []
 
 
 def _bare(obj: Obj) -> Obj:

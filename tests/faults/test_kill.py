@@ -11,14 +11,18 @@ import threading
 import time
 import urllib.request
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
 
+from tests.apiclient import Obj
 from tests.faults.conftest import FULL
 from tests.faults.proxy import FaultProxy, read_request
 from tests.faults.scene import KUSTOMIZATIONS, OWNER, Scene, condition, config_map, config_maps, until
+from tests.flows.stage import SOURCE_API
 from tests.servers.loopback import Answer, Ask
 from tests.servers.trouble import late, say
 
@@ -214,6 +218,48 @@ def test_T20_lost_artifacts_that_cannot_be_fetched_are_told_and_nothing_goes(sce
         assert scene.owned_objects() == owned
         scene.verify_inventories()
     scene.until_converged()
+
+
+def test_s15_7_a_suspended_source_gets_back_what_a_restart_lost(scene: Scene) -> None:
+    """Just what it had, although the branch has moved on; who builds from it never fails."""
+    first = scene.push(config_maps(3, key="1"))
+    scene.source(ignore="# nothing\n*.md\n")
+    scene.kustomization()
+    scene.start()
+    scene.until_converged()
+    artifact = source_of(scene)["status"]["artifact"]
+    suspend(scene, True)
+    scene.push({**config_maps(3, key="2"), "more.md": "x"})
+    scene.crash()
+    scene.start("--requeue-dependency=1s")
+    until(lambda: _served(artifact, scene), what="the artifact")
+    seen = source_of(scene)
+    assert seen["status"]["artifact"] | {"url": ""} == artifact | {"url": ""}
+    scene.request("Kustomization")
+    scene.until_applied(first)
+    scene.verify_inventories()
+    suspend(scene, False)
+    scene.until_converged()
+
+
+def suspend(scene: Scene, yes: bool) -> None:
+    scene.api.merge(SOURCE_API, "GitRepository", "app", {"spec": {"suspend": yes}}, scene.namespace)
+
+
+def source_of(scene: Scene) -> Obj:
+    found = scene.get("GitRepository")
+    assert found is not None
+    return found
+
+
+def _served(artifact: Mapping[str, Any], scene: Scene) -> bool:
+    """Whether the new daemon hands out the artifact's very bytes."""
+    address = f"http://{scene.daemon.address('storage')}/{artifact['path']}"
+    try:
+        with urllib.request.urlopen(address) as answer:
+            return f"sha256:{hashlib.sha256(answer.read()).hexdigest()}" == artifact["digest"]
+    except OSError:
+        return False
 
 
 def verdicts(scene: Scene) -> list[str]:
