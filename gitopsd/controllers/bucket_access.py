@@ -144,7 +144,7 @@ class BucketAccess:
         sts_keys = await self._sts(spec.sts, identity) if spec.sts is not None else None
         try:
             static = s3_keys(data, self._secret_name) if data is not None else None
-            place = S3Place(spec.endpoint, spec.bucket_name, spec.region, spec.insecure)
+            place = S3Place(spec.endpoint.removesuffix("/"), spec.bucket_name, spec.region, spec.insecure)
         except ValueError as error:
             raise _unauthenticated(str(error)) from error
         cloud = partial(self._services.cloud.bucket_aws, identity, spec.region) if spec.provider == "aws" else None

@@ -401,6 +401,12 @@ async def test_s11_1_static_keys_sign_requests_of_generic_and_aws(bench: BucketB
     assert bench.cloud.asked == []
 
 
+async def test_I05_a_slash_at_the_end_of_an_endpoint_is_no_path(bench: BucketBench) -> None:
+    bench.apply(endpoint="minio:9000/")
+    await bench.good()
+    assert bench.storage.asked[0].url == "http://minio:9000/bucket/"
+
+
 async def test_s14_10_generic_without_a_secret_is_anonymous(bench: BucketBench) -> None:
     bench.apply()
     await bench.good()
