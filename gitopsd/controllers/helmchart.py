@@ -59,7 +59,9 @@ class HelmChartSource:
         if source.spec.verify is None or (verified is not None and verified.status == "False"):
             status.delete(ConditionType.SOURCE_VERIFIED)
         origin = await self._origin(source, status)
-        wish = Wish(source, current, lambda build: _announce(status, build))
+        stored = status.get(ConditionType.ARTIFACT_IN_STORAGE)
+        is_confirmed = stored is not None and stored.is_true and stored.observed_generation == status.generation
+        wish = Wish(source, current, is_confirmed, lambda build: _announce(status, build))
         try:
             build = await self._build(wish, origin)
         except ChartBuildError as error:

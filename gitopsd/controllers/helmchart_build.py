@@ -43,10 +43,15 @@ _REMOTE: Final = {"metadata": Failure.PULL, "values": Failure.VALUES}
 
 @dataclass(frozen=True)
 class Wish:
-    """A chart that is wanted, and what is stored of it. `known` is called when its name and version are."""
+    """A chart that is wanted, and what is stored of it. `known` is called when its name and version are.
+
+    `is_confirmed` tells that what is stored was made, or found to be right, for the spec as it is now: only then may
+    it be kept. That a generation was observed is not enough, it may have failed.
+    """
 
     chart: HelmChart
     current: Artifact | None
+    is_confirmed: bool
     known: Callable[[Build], None]
 
     @property
@@ -61,7 +66,7 @@ class Wish:
         """
         status, current = self.chart.status, self.current
         is_same = current is not None and (status.observed_chart_name, current.revision) == (name, version)
-        if is_same and self.chart.metadata.generation == status.observed_generation:
+        if is_same and self.is_confirmed:
             merged = status.observed_values_files or self.values_files
             return Build(name, version, merged, is_complete=True, is_packaged=is_packaged)
         if not is_same:

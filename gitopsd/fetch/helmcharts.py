@@ -205,11 +205,6 @@ class RegistryCharts:
             raise RemoteError(str(error)) from error
 
 
-def is_exact(wanted: str) -> bool:
-    """Whether a wish is a full version and not a range."""
-    return _EXACT.fullmatch(wanted) is not None
-
-
 @asynccontextmanager
 async def _bounded(seconds: float) -> AsyncIterator[None]:
     try:

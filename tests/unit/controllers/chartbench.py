@@ -281,6 +281,7 @@ class Bench:
             try:
                 found = await HelmChartSource(self.services).fetch(HelmChart.from_object(obj), current, session)
                 session.delete("FetchFailed")
+                session.mark("ArtifactInStorage", "True", found.reason, found.stored)
                 if isinstance(found, Fetched):
                     self._stored(found, session)
                 session.fields["observedGeneration"] = self.generation
@@ -329,7 +330,9 @@ class Bench:
         return caught.value
 
     def conditions(self) -> dict[str, tuple[str, str, str]]:
-        """The conditions after the last run."""
+        """The conditions after the last run, besides ArtifactInStorage."""
         return {
-            one["type"]: (one["status"], one["reason"], one["message"]) for one in self.status.get("conditions", ())
+            one["type"]: (one["status"], one["reason"], one["message"])
+            for one in self.status.get("conditions", ())
+            if one["type"] != "ArtifactInStorage"
         }

@@ -244,6 +244,25 @@ async def test_s8_3_what_is_stored_is_kept_until_the_spec_changes(bench: Bench) 
     assert (await bench.fetched()).revision == "1.2.0"
 
 
+async def test_what_is_stored_from_elsewhere_is_not_kept_after_a_failure(bench: Bench) -> None:
+    """Upstream keeps it: the generation in which the source changed was observed, though it failed."""
+    await bench.serve("1.0.0")
+    await bench.fetched()
+    await bench.index({"other": []}, name="other", url="https://other.example.com")
+    await bench.fails(sourceRef={"kind": "HelmRepository", "name": "other"})
+    assert bench.status["observedGeneration"] == bench.generation
+    archive = chart_archive("demo", "1.0.0", {"x": "another"})
+    bench.files["https://other.example.com/demo.tgz"] = archive
+    entries = {"demo": [{"version": "1.0.0", "urls": ["demo.tgz"]}]}
+    await bench.index(entries, name="other", url="https://other.example.com")
+    assert (await bench.fetched()).content == archive
+
+
+async def test_s8_5_what_is_said_when_the_storage_fails(bench: Bench) -> None:
+    await bench.serve("1.0.0")
+    assert (await bench.fetched()).not_stored == "unable to copy Helm chart to storage"
+
+
 async def test_s8_3_a_build_that_is_kept_tells_its_values_files_again(bench: Bench) -> None:
     await bench.tree(FILES | {"b.yaml": "b: 1\n"})
     spec = {"chart": "chart", "valuesFiles": ["b.yaml", "no.yaml"], "ignoreMissingValuesFiles": True}
