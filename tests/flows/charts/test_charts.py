@@ -8,7 +8,8 @@ import yaml
 from aiohttp import web
 
 from tests.flows.charts.chartstage import CHART, FILES, ChartStage, eventually, metadata, package
-from tests.flows.stage import condition
+from tests.flows.stage import condition, is_ready
+from tests.servers.buckets import LoopbackS3
 from tests.servers.charts import chart_archive
 from tests.servers.helmrepo import HelmRepo
 from tests.servers.http import HttpServer
@@ -106,6 +107,25 @@ def test_s8_3_another_commit_of_one_version_is_another_chart_only_on_request(sta
         "HelmChart", "demo", lambda obj: (obj or {})["status"]["observedSourceArtifactRevision"] == revision
     )
     assert seen["status"]["artifact"] == first["status"]["artifact"]
+
+
+def test_s8_3_a_bucket_is_a_tree_too(stage: ChartStage) -> None:
+    with LoopbackS3() as storage:
+        storage.buckets["bucket"] = {path: str(text).encode() for path, text in FILES.items()}
+        endpoint = storage.url.removeprefix("http://")
+        stage.apply(
+            "Bucket", "charts", {"interval": "10m", "bucketName": "bucket", "endpoint": endpoint, "insecure": True}
+        )
+        stage.chart("Bucket", "charts", chart="chart", reconcileStrategy="Revision")
+        seen = stage.ready()
+        digest = seen["status"]["observedSourceArtifactRevision"].removeprefix("sha256:")
+        assert seen["status"]["artifact"]["revision"] == f"0.3.0+{digest[:12]}"
+        assert package(seen)["values.yaml"] == "replicas: 1\n"
+        storage.buckets["bucket"]["chart/values.yaml"] = b"replicas: 2\n"
+        stage.request("Bucket", "charts")
+        old = seen["status"]["artifact"]
+        stage.until("HelmChart", "demo", lambda obj: is_ready(obj) and (obj or {})["status"]["artifact"] != old)
+        assert package(stage.ready())["values.yaml"] == "replicas: 2\n"
 
 
 def test_s8_3_what_is_stored_is_not_fetched_again(stage: ChartStage, charts: HelmRepo) -> None:
