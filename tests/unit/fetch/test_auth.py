@@ -20,7 +20,7 @@ def refused(url, data=None, **more):
     return caught.value.reason, caught.value.message
 
 
-def test_basic_auth_comes_from_the_secret_and_then_field_by_field_from_the_url():
+def test_s11_1_basic_auth_comes_from_the_secret_and_then_field_by_field_from_the_url():
     """spec/source.md 11.1"""
     assert git_auth(HTTPS, {"username": b"u", "password": b"p"}) == GitAuth(username="u", password="p")
     assert git_auth("https://x:y@example.com/a", {"username": b"u"}) == GitAuth(username="u", password="y")
@@ -30,7 +30,7 @@ def test_basic_auth_comes_from_the_secret_and_then_field_by_field_from_the_url()
     assert git_auth(HTTPS, {"username": b"u", "password": b"p"}).authorization == f"Basic {pair}"
 
 
-def test_a_bearer_token_wins_over_basic_auth_of_the_same_secret():
+def test_s11_1_a_bearer_token_wins_over_basic_auth_of_the_same_secret():
     """spec/source.md 11.1"""
     auth = git_auth(HTTPS, {"username": b"u", "password": b"p", "bearerToken": b"t0ken"})
     assert auth == GitAuth(bearer="t0ken")
@@ -71,7 +71,7 @@ def test_ssh_user_is_that_of_the_url_else_git():
 
 
 @pytest.mark.parametrize("form", ["openssh", "pkcs8-pem"])
-def test_an_encrypted_identity_needs_a_password(form):
+def test_s5_7_an_encrypted_identity_needs_a_password(form):
     """spec/source.md 5.7"""
     locked = KEY.export_private_key(form, passphrase="sesame", rounds=50)
     data = {"identity": locked, "known_hosts": b"K"}

@@ -23,7 +23,7 @@ def tags(*names: str) -> dict[str, Ref]:
         ({"name": "refs/heads/main", "tag": "v1"}, None),
     ],
 )
-def test_only_a_commit_is_pinned(fields, pinned):
+def test_s4_2_only_a_commit_is_pinned(fields, pinned):
     """spec/source.md 4.2, 5.3"""
     assert GitRef(**fields).pinned_revision == pinned
 
@@ -66,7 +66,7 @@ def test_what_a_listing_said_can_be_fetched_unless_a_tag_may_be_annotated():
         (">=1.0.0", ["1.0.0", "v1.0.0"], ["1.0.0", "v1.0.0"]),
     ],
 )
-def test_the_newest_tags_of_a_range_are_found(wanted, found, names):
+def test_s5_3_the_newest_tags_of_a_range_are_found(wanted, found, names):
     """spec/source.md 5.3, 17 rows 8-10"""
     assert list(newest_tags(wanted, tags(*found))) == [f"refs/tags/{name}" for name in names]
 
