@@ -311,7 +311,7 @@ func (c *charts) metadata(place chartPlace) (*chart.Metadata, bool, error) {
 		data = bytes.TrimPrefix(data, byteOrder)
 	}
 	if !found {
-		return nil, isArchive, errors.New("Chart.yaml file is missing") //nolint:staticcheck // it is a name
+		return nil, isArchive, fmt.Errorf("%s file is missing", chartYAML)
 	}
 	metadata, err := c.parseMetadata(data)
 	return metadata, isArchive, err

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import urllib.request
 
+import pytest
 import yaml
 from aiohttp import web
 
+from tests.apiclient import ApiStatusError
 from tests.flows.charts.chartstage import CHART, FILES, ChartStage, eventually, metadata, package
 from tests.flows.stage import condition, is_ready
 from tests.servers.buckets import LoopbackS3
@@ -165,6 +167,50 @@ def test_s8_3_values_files_show_in_version_and_status(stage: ChartStage) -> None
     assert package(seen)["values.yaml"] == 'replicas: 3\n"true": true\n'
     stage.chart("GitRepository", "app", chart="chart")
     assert "observedValuesFiles" not in stage.ready(revision="0.3.0")["status"]
+
+
+def test_s17_23_a_repository_in_a_registry_is_only_data_and_its_charts_work(
+    stage: ChartStage, registry_server: Registry
+) -> None:
+    registry_server.push_chart(f"{stage.namespace}/demo", "demo", "1.0.0")
+    registry_server.push_chart(f"{stage.namespace}/demo", "demo", "1.1.0+b.1")
+    stage.helm_repository(f"oci://{registry_server.host}/{stage.namespace}", type="oci", insecure=True)
+    stage.chart(version=">=1.0.0")
+    seen = stage.ready(revision="1.1.0+b.1")
+    assert metadata(seen)["version"] == "1.1.0+b.1"
+    assert "observedSourceArtifactRevision" not in seen["status"]
+    found = stage.get("HelmRepository", "charts") or {}
+    assert found.get("status", {}) == {}
+    assert "finalizers" not in found["metadata"]
+
+
+def test_s13_a_registry_is_asked_over_plain_http_only_on_request(stage: ChartStage, registry_server: Registry) -> None:
+    registry_server.push_chart(f"{stage.namespace}/demo", "demo", "1.0.0")
+    url = f"oci://{registry_server.host}/{stage.namespace}"
+    stage.helm_repository(url, type="oci")
+    stage.chart(version="1.0.0")
+    seen = stage.until("HelmChart", "demo", lambda obj: condition(obj).get("status") == "False")
+    assert condition(seen, "FetchFailed")["status"] == "True"
+    stage.helm_repository(url, type="oci", insecure=True)
+    stage.request("HelmChart", "demo")
+    stage.ready()
+
+
+def test_s8_1_what_the_api_server_refuses(stage: ChartStage) -> None:
+    with pytest.raises(ApiStatusError, match=r"spec\.verify is only supported when"):
+        stage.chart("GitRepository", "app", verify={"provider": "cosign"})
+    with pytest.raises(ApiStatusError, match="Unsupported value"):
+        stage.chart("OCIRepository", "app")
+    with pytest.raises(ApiStatusError, match=r"spec\.reconcileStrategy"):
+        stage.chart("GitRepository", "app", reconcileStrategy="Commit")
+
+
+def test_s8_1_the_api_version_of_the_source_is_not_read(stage: ChartStage) -> None:
+    stage.push(FILES)
+    stage.source()
+    reference = {"apiVersion": "example.com/v9", "kind": "GitRepository", "name": "app"}
+    stage.chart(chart="chart", sourceRef=reference)
+    stage.ready()
 
 
 # -- credentials, at the receiving server ------------------------------------------------------------------------------

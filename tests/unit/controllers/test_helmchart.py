@@ -21,7 +21,7 @@ from gitopsd.controllers.source import Fetched, SourceError
 from gitopsd.engine import Engine, EngineSettings
 from gitopsd.fetch.errors import FetchError, RemoteError
 from gitopsd.krm.objects import ObjectKey
-from tests.answering import Reply
+from tests.answering import Asked, Reply
 from tests.servers.charts import chart_archive
 from tests.unit.controllers.chartbench import NAMESPACE, REPO, Bench
 from tools import build_engine
@@ -388,6 +388,28 @@ async def test_s8_3_several_dependencies_of_one_repository_share_its_index(bench
     await bench.tree(depending(*({"name": name, "version": "1.x", "repository": url} for name in entries)))
     await bench.fetched(chart="chart")
     assert bench.web.lines.count(f"GET {url}/index.yaml") == 1
+
+
+async def test_s15_13_dependencies_are_downloaded_side_by_side(bench: Bench) -> None:
+    url = "https://other.example.com"
+    names = ("a", "b", "c", "d")
+    entries = {name: [{"name": name, "version": "1.0.0", "urls": [f"{name}.tgz"]}] for name in names}
+    index = yaml.safe_dump({"apiVersion": "v1", "entries": entries}).encode()
+    arrived: list[str] = []
+    everybody = asyncio.Event()
+
+    async def answer(asked: Asked) -> Reply:
+        if asked.url.endswith("index.yaml"):
+            return Reply(200, index)
+        arrived.append(asked.url)
+        if len(arrived) == len(names):
+            everybody.set()
+        await everybody.wait()
+        return Reply(200, chart_archive(asked.url.rpartition("/")[2].removesuffix(".tgz"), "1.0.0"))
+
+    bench.web._script = answer
+    await bench.tree(depending(*({"name": name, "version": "1.x", "repository": url} for name in names)))
+    await bench.fetched(chart="chart")
 
 
 REMOTE = "dependency build error: failed to add remote dependency 'near': "
