@@ -112,7 +112,8 @@ async def test_s12_2_the_root_answers_a_probe(site: Site) -> None:
     "target",
     [
         "/../secret", "/%2e%2e/secret", "/..%2fsecret", "/gitrepository/../../secret", "//../secret", "/link",
-        "/gitrepository/ns/..%5c..%5c..%5csecret", "/%00", "/gone", "/" + "a" * 5000, "/.hidden", "/.own/file", "/etc/passwd",
+        "/gitrepository/ns/..%5c..%5c..%5csecret", "/%00", "/gone", "/" + "a" * 5000, "/.hidden",
+        "/.own/file", "/etc/passwd",
     ],
 )  # fmt: skip
 async def test_E10_nothing_outside_of_the_storage_is_served(site: Site, target: str) -> None:
