@@ -4,6 +4,7 @@ SHELL := /bin/bash
 PYTHON ?= python3
 BIN := .venv/bin
 N ?= 200
+ALSO ?=
 
 .PHONY: help
 help: ## list the chores
@@ -49,8 +50,8 @@ faults: setup controlplane ## the long fault campaigns in full
 	@GITOPSD_CAMPAIGN=full $(BIN)/pytest -q tests/faults
 
 .PHONY: bench
-bench: setup controlplane ## numbers against the API server's own floor (N=200)
-	@$(BIN)/python -m tests.bench --count $(N)
+bench: setup controlplane ## numbers against the API server's own floor (N=200; ALSO="gitrepo gitpolls helmindex bucket")
+	@$(BIN)/python -m tests.bench --count $(N) $(if $(ALSO),--also $(ALSO))
 
 .PHONY: crds
 crds: .venv/.ready ## generate config/crd from the models
