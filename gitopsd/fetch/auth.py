@@ -10,6 +10,7 @@ import base64
 import binascii
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from urllib.parse import quote, quote_plus
 
 from gitopsd.api.meta import Reason
@@ -21,6 +22,8 @@ from gitopsd.fetch.proxy import Proxy, proxy_from_secret
 _SSH_USER = "git"
 # Shorter than this a secret is part of so many words that masking it would only tell where it is.
 _SHORTEST_MASKED = 4
+# A shorter beginning of a secret tells little of it.
+_SHORTEST_BEGINNING = 8
 CHECKOUT_FAILED = "failed to checkout and determine revision: "
 _AUTH_FAILED = "failed to configure authentication options: "
 _PROXY_FAILED = "failed to configure proxy options: "
@@ -198,14 +201,27 @@ def refuse_plain_http(url: GitURL, auth: GitAuth) -> None:
 
 
 def mask(text: str, secrets: Iterable[str]) -> str:
-    """Replace every form in which one of `secrets` may stand in `text` by `***`."""
+    """Replace every form in which one of `secrets` may stand in `text` by `***`, also where `printable` cut it off."""
     for secret in sorted(set(secrets), key=len, reverse=True):
         if len(secret) < _SHORTEST_MASKED:
             continue
         plain = secret.encode("utf-8", "surrogateescape")
         encoded = base64.b64encode(plain).decode().rstrip("=")
         for form in (secret, quote(plain, safe=""), quote(plain), quote_plus(plain), encoded):
-            text = text.replace(form, "***")
+            text = _without_beginning(text.replace(form, "***"), form)
+    return text
+
+
+def _without_beginning(text: str, secret: str) -> str:
+    """The text without the beginnings of a secret at which a quote ends."""
+    head = secret[:_SHORTEST_BEGINNING]
+    at = text.find(head) if len(secret) > len(head) else -1
+    while at >= 0:
+        same = takewhile(lambda pair: pair[0] == pair[1], zip(text[at : at + len(secret)], secret, strict=False))
+        end = at + sum(1 for _ in same)
+        if text.startswith("...", end):
+            text = f"{text[:at]}***{text[end:]}"
+        at = text.find(head, at + 1)
     return text
 
 

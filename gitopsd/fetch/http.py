@@ -12,8 +12,10 @@ redirect never leads from https to http; environment variables are not read; a b
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import re
 import ssl
 import zlib
 from collections import OrderedDict
@@ -45,6 +47,12 @@ _KEPT_CONTEXTS = 64
 # What may still come after an answer that was read to its end; more is not worth waiting for.
 _REMAINDER = 64 * 1024
 _PIECE = 64 * 1024
+_GZIP = zlib.MAX_WBITS | 16
+# Compressed files in a row that are one answer.
+_MOST_FILES = 1000
+_ENCODING = re.compile(r"[a-z0-9-]{1,16}")
+# Where the words of the library end and those of the server begin.
+_QUOTE = re.compile(r"[:'\"\n]")
 
 
 @dataclass(frozen=True)
@@ -306,7 +314,7 @@ class _Sending:
             options["ssl"] = await self._pools.context(tls)
         session = self._pools.session(proxy, guarded=self._guarded and proxy is None)
         address = URL(url.partition("#")[0], encoded=True)
-        if address.user is not None:
+        if address.user is not None or address.password is not None:
             address = address.with_user(None)
         send = partial(session.request, method, address, data=body, headers=headers, allow_redirects=False, **options)
         return await sent(send, _shown(host, port, scheme), again=body is not None)
@@ -342,7 +350,9 @@ def body_of(response: aiohttp.ClientResponse) -> Callable[[], Awaitable[bytes]]:
     if encoding == "gzip":
         return _Gunzip(read).read
     if encoding not in {"identity", ""}:
-        raise RemoteError(f"the server answers with content encoding '{printable(encoding, 64)}'")
+        # What looks otherwise may be anything that the server wants to be shown.
+        shown = f" '{encoding}'" if _ENCODING.fullmatch(encoding) else ""
+        raise RemoteError(f"the server answers with a content encoding{shown} that nobody asked for")
     return read
 
 
@@ -356,27 +366,42 @@ async def _read(response: aiohttp.ClientResponse) -> bytes:
 
 
 class _Gunzip:
-    """Undoes a compression that nobody asked for, a bounded piece at a time, so that its reader can count."""
+    """Undoes a compression that nobody asked for, a bounded piece at a time, so that its reader can count.
+
+    Several compressed files in a row are one, as everywhere; an end within one of them is an error.
+    """
 
     def __init__(self, source: Callable[[], Awaitable[bytes]]) -> None:
         self._source = source
-        self._inflater = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        self._inflater = zlib.decompressobj(_GZIP)
+        self._files = 1
+        self._is_inside = False
         self._pending = b""
 
     async def read(self) -> bytes:
         """The next piece; b"" at the end."""
-        while not self._inflater.eof:
-            compressed = self._pending or await self._source()
-            if not compressed:
-                return b""
+        while compressed := self._pending or await self._source():
+            if self._inflater.eof:
+                self._next_file()
             try:
                 piece = self._inflater.decompress(compressed, _PIECE)
             except zlib.error:
                 raise RemoteError("the server's answer cannot be decompressed", rule="zlib") from None
-            self._pending = self._inflater.unconsumed_tail
+            self._is_inside = not self._inflater.eof
+            self._pending = self._inflater.unconsumed_tail or self._inflater.unused_data
+            # A little of what was sent may become a lot: others want their turn before it is used up.
+            await asyncio.sleep(0)
             if piece:
                 return piece
+        if self._is_inside:
+            raise RemoteError("the server ended the conversation early")
         return b""
+
+    def _next_file(self) -> None:
+        self._files += 1
+        if self._files > _MOST_FILES:
+            raise RemoteError("the server's answer cannot be decompressed", rule="zlib")
+        self._inflater = zlib.decompressobj(_GZIP)
 
 
 async def sent(
@@ -410,7 +435,7 @@ def cause(error: Exception) -> str:
     if isinstance(error, aiohttp.ServerDisconnectedError):
         return "the server closed the connection"
     if isinstance(error, aiohttp.ClientResponseError):
-        return f"the answer cannot be read: {printable(error.message, 128)}"
+        return f"the answer cannot be read: {printable(_QUOTE.split(error.message, 1)[0], 128)}"
     return _system_cause(error)
 
 

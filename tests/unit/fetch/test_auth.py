@@ -6,7 +6,7 @@ import asyncssh
 import pytest
 
 from gitopsd.fetch.auth import GitAuth, git_auth, is_encrypted_key, mask, refuse_plain_http
-from gitopsd.fetch.errors import FetchError
+from gitopsd.fetch.errors import FetchError, printable
 from gitopsd.fetch.giturl import parse
 
 HTTPS = "https://example.com/a.git"
@@ -139,3 +139,16 @@ def test_A11_secrets_are_in_no_representation_and_can_be_masked_in_every_form():
     shown = mask(text, auth.secrets)
     for part in ("ss/w0rd", "ss%2Fw0rd", auth.authorization.split()[1], "pr0xypass"):
         assert part not in shown
+
+
+@pytest.mark.parametrize("limit", [11, 12, 20, 40, 200, 254, 255, 256, 299, 300, 310, 900])
+def test_A29_a_secret_that_a_quote_cuts_off_is_masked_too(limit):
+    secret = "".join(chr(ord("a") + (7 * at + at // 26) % 26) for at in range(300))
+    shown = mask(printable(f"{secret} is no good", limit), [secret])
+    assert secret[:8] not in shown
+    assert "***" in shown
+
+
+def test_what_only_begins_like_a_secret_stays():
+    assert mask("password-less, and password-l", ["password-long"]) == "password-less, and password-l"
+    assert mask("passwor..., password..., passwords...", ["password-long"]) == "passwor..., ***..., passwords..."
