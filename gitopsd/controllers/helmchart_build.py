@@ -29,6 +29,7 @@ from gitopsd.fetch.helmcharts import ChartNotFoundError, ChartRepository, IndexC
 from gitopsd.helm.chart import Build, ChartBuildError, Failure, build_metadata, check_name, merged_files, with_metadata
 from gitopsd.helm.dependencies import DependencyError, check_version, is_local, local_path, missing, repository_url
 from gitopsd.helm.package import ChartEngine, ChartPlace, Package, PackageOrder, Requirement
+from gitopsd.tasks import offload
 
 _AT_ONCE: Final = 4
 # Bytes of all archives that a chart's dependencies are downloaded as.
@@ -110,7 +111,7 @@ class TreeBuild:
             return stored
         build = Build(found.name, version, is_complete=True, is_packaged=is_packaged)
         if not is_packaged:
-            return replace(build, content=self._tree[place.path])
+            return replace(build, content=await offload(self._tree.__getitem__, place.path))
         return await self._package(place, build)
 
     async def _package(self, place: ChartPlace, build: Build) -> Build:
@@ -229,13 +230,17 @@ class RepositoryBuild:
 
     async def _find(self, repository: IndexCharts | RegistryCharts) -> Offer:
         spec = self._wish.chart.spec
+        what = "failed to get chart version for remote reference"
         try:
             with _masked(repository):
-                return await repository.find(spec.chart, spec.version)
+                offer = await repository.find(spec.chart, spec.version)
         except RemoteError as error:
             failure = Failure.REFERENCE if isinstance(error, ChartNotFoundError) else Failure.PULL
-            text = f"failed to get chart version for remote reference: {error}"
-            raise ChartBuildError(failure, text) from error
+            raise ChartBuildError(failure, f"{what}: {error}") from error
+        if offer.name != spec.chart:
+            # An index may say anything, and the name becomes a part of addresses.
+            raise ChartBuildError(Failure.PULL, f"{what}: the index has another chart's entry as '{spec.chart}'")
+        return offer
 
     async def _build(self, repository: ChartRepository, offer: Offer) -> Build:
         wish, chart = self._wish, self._wish.chart
@@ -310,7 +315,8 @@ def _masked(repository: ChartRepository) -> Iterator[None]:
         message = mask(error.message, repository.secrets)
         if message == error.message:
             raise
-        raise type(error)(message, rule=error.rule) from None
+        kind = ChartNotFoundError if isinstance(error, ChartNotFoundError) else RemoteError
+        raise kind(message, rule=error.rule) from None
 
 
 @contextmanager

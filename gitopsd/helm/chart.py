@@ -14,7 +14,7 @@ from enum import Enum
 from typing import Final
 
 from gitopsd.api.meta import ConditionType, Reason
-from gitopsd.errors import GitopsdError
+from gitopsd.errors import GitopsdError, presentable
 from gitopsd.versions import Version, VersionError
 
 VALUES_FILE: Final = "values.yaml"
@@ -69,7 +69,8 @@ class Build:
         """What is said about it (`spec/source.md` 8.4)."""
         verb = ("packaged" if self.is_packaged else "pulled") if self.is_complete else "new"
         text = f"{verb} '{self.name}' chart with version '{self.version}'"
-        return f"{text} and merged values files [{' '.join(self.values_files)}]" if self.values_files else text
+        merged = f" and merged values files [{' '.join(self.values_files)}]" if self.values_files else ""
+        return presentable(text + merged)
 
     @property
     def reason(self) -> Reason:

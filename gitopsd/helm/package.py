@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from gitopsd.engine import Engine, SharedTree
+from gitopsd.tasks import offload
 
 TIMEOUT: Final = 60.0
 """Seconds that reading and packaging a chart may take."""
@@ -90,7 +91,7 @@ class ChartEngine:
         }
         answer, contents = await self._ask("package", parts, header)
         return Package(
-            archive=b"".join(contents) if contents else None,
+            archive=await offload(b"".join, contents) if contents else None,
             values_files=tuple(answer.get("valuesFiles") or ()),
             requirements=tuple(Requirement(**raw) for raw in answer.get("requirements") or ()),
             vendored=tuple(answer.get("vendored") or ()),

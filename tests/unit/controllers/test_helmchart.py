@@ -18,7 +18,7 @@ import yaml
 from gitopsd.api.meta import ConditionType
 from gitopsd.controllers.helmchart import HelmChartSource
 from gitopsd.controllers.source import Fetched, SourceError
-from gitopsd.engine import Engine, EngineSettings
+from gitopsd.engine import Engine, EngineRefused, EngineSettings, EngineTimeout
 from gitopsd.fetch.errors import FetchError, RemoteError
 from gitopsd.krm.objects import ObjectKey
 from tests.answering import Asked, Reply
@@ -164,6 +164,12 @@ async def test_s8_3_a_directory_in_a_tree_is_packaged(bench: Bench, path: str) -
     assert set(contents(found)) == {"Chart.yaml", "values.yaml", "templates/cm.yaml"}
     assert bench.status["observedSourceArtifactRevision"] == f"main@sha1:{SHA}"
     assert bench.status["observedChartName"] == "demo"
+
+
+@pytest.mark.parametrize("path", [".", "./", "/", "..", "x/.."])
+async def test_s8_3_the_chart_may_be_the_whole_tree(bench: Bench, path: str) -> None:
+    await bench.tree({name.removeprefix("chart/"): text for name, text in FILES.items()})
+    assert (await bench.fetched(chart=path)).revision == "0.3.0"
 
 
 async def test_s8_3_the_same_tree_gives_the_same_bytes(bench: Bench) -> None:
@@ -930,6 +936,35 @@ async def test_G04_metadata_that_is_none_stalls(bench: Bench, text: str) -> None
     await bench.tree(FILES | {"chart/Chart.yaml": text})
     error = await bench.fails(chart="chart")
     assert (error.condition, error.reason, error.stalls) == ("FetchFailed", "InvalidChartReference", True)
+
+
+async def test_G04_an_index_cannot_choose_the_name_of_a_file(bench: Bench) -> None:
+    entry = {"name": "<script>", "version": "1.0.0", "urls": ["demo.tgz"]}
+    await bench.index({"demo": [entry]})
+    error = await bench.fails()
+    assert (error.reason, error.stalls) == ("ChartPullError", False)
+    assert error.message.endswith("the index has another chart's entry as 'demo'")
+
+
+async def test_what_brings_the_engine_down_stalls(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: object, **__: object) -> None:
+        raise EngineRefused("HelmChart/ns/app brought the engine down twice and is not tried again")
+
+    monkeypatch.setattr(bench.engine, "request", refuse)
+    await bench.tree(FILES)
+    error = await bench.fails(chart="chart")
+    assert (error.condition, error.reason, error.stalls) == ("BuildFailed", "ChartPackageError", True)
+    assert error.message.startswith("chart package error: HelmChart/ns/app brought the engine down twice")
+
+
+async def test_an_engine_that_takes_too_long_is_tried_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def hang(*_: object, **__: object) -> None:
+        raise EngineTimeout("no result within 60s")
+
+    monkeypatch.setattr(bench.engine, "request", hang)
+    await bench.tree(FILES)
+    error = await bench.fails(chart="chart")
+    assert (error.message, error.stalls) == ("chart package error: no result within 60s", False)
 
 
 async def test_G05_a_download_with_another_digest_is_refused(bench: Bench) -> None:
