@@ -21,6 +21,7 @@ from gitopsd.controllers.source import Fetched, Services, SourceError, Unchanged
 from gitopsd.fetch import git
 from gitopsd.fetch.errors import FetchError
 from gitopsd.fetch.git import GitFetcher, GitRef, GitRequest
+from gitopsd.krm.objects import Obj
 from gitopsd.runtime.status import StatusSession
 from gitopsd.tasks import offload
 
@@ -95,7 +96,7 @@ class GitSource:
         await run.verification.check(found)
         return await self._made(run, found, age)
 
-    async def restore(self, source: GitRepository, artifact: Artifact) -> Fetched | None:
+    async def restore(self, source: GitRepository, artifact: Artifact, obj: Obj) -> Fetched | None:
         """The commit that is stored, made as it was; what was included then is not known any more."""
         seen, commit = source.status, artifact.revision.rpartition(":")[2]
         if seen.observed_include:

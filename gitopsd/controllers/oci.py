@@ -10,9 +10,11 @@ import asyncio
 import mmap
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final, cast
+
+import msgspec
 
 from gitopsd import metrics
 from gitopsd.api.meta import ORIGIN_REVISION, ORIGIN_SOURCE, Artifact, ConditionType, Reason
@@ -98,6 +100,15 @@ class OCISource:
         fetched = await self._pull(wanted)
         _keep_fingerprint(status, fingerprint)
         return fetched
+
+    async def restore(self, source: OCIRepository, artifact: Artifact, obj: Obj) -> Fetched | None:
+        """The very image that is stored, taken as it was; it was verified then."""
+        seen = source.status
+        ref = OCIRef(digest=artifact.revision.rpartition("@")[2])
+        layer = seen.observed_layer_selector
+        spec = msgspec.structs.replace(source.spec, ref=ref, ignore=seen.observed_ignore, layer_selector=layer)
+        wanted = await self._look(msgspec.structs.replace(source, spec=spec), obj)
+        return replace(await self._pull(wanted), revision=artifact.revision)
 
     # -- which artifact ----------------------------------------------------------------------------------------
 

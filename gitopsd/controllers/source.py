@@ -144,7 +144,7 @@ class SourceKind(Protocol[S_contra]):
 class Restoring(Protocol[S_contra]):
     """A kind that can fetch again just what an artifact was made of."""
 
-    async def restore(self, source: S_contra, artifact: Artifact) -> Fetched | None:
+    async def restore(self, source: S_contra, artifact: Artifact, obj: Obj) -> Fetched | None:
         """Fetch the artifact's revision as it was made then, whatever the object asks for now; None if it cannot be.
 
         Raises `SourceError`.
@@ -424,7 +424,7 @@ class SourceReconciler(Generic[S]):
                 if not isinstance(self._kind, Restoring):
                     return Result()
                 async with run.lending_slot(_PATIENCE):
-                    fetched = await self._kind.restore(source, artifact)
+                    fetched = await self._kind.restore(source, artifact, status.obj)
                 if fetched is None:
                     return Result()
                 made = await self._put(key, fetched)

@@ -227,12 +227,9 @@ class Stage:
             ),
         )
 
-    def fetch(self, **spec: Any) -> Fetched | Unchanged:
-        """One run; what it would store is remembered as stored."""
-        is_changed = any(self.spec.get(name) != value for name, value in spec.items())
-        self.generation += bool(self.status) and is_changed
-        self.spec |= spec
-        obj = {
+    def obj(self) -> dict[str, Any]:
+        """The object as the API server has it."""
+        return {
             "apiVersion": "source.toolkit.fluxcd.io/v1",
             "kind": "OCIRepository",
             "metadata": {
@@ -241,6 +238,19 @@ class Stage:
             "spec": {"url": URL, "interval": "1m", "timeout": "60s"} | self.spec,
             "status": self.status,
         }  # fmt: skip
+
+    def restore(self) -> Fetched | None:
+        """Have again what is stored."""
+        obj = self.obj()
+        artifact = msgspec.convert(self.status["artifact"], Artifact)
+        return run(OCISource(self.services()).restore(OCIRepository.from_object(obj), artifact, obj))
+
+    def fetch(self, **spec: Any) -> Fetched | Unchanged:
+        """One run; what it would store is remembered as stored."""
+        is_changed = any(self.spec.get(name) != value for name, value in spec.items())
+        self.generation += bool(self.status) and is_changed
+        self.spec |= spec
+        obj = self.obj()
 
         async def scenario() -> Fetched | Unchanged:
             owner = StatusOwner(cast("Any", None), "test", frozenset(), lambda obj: "/path")
@@ -1099,3 +1109,14 @@ def test_pull_credentials_are_not_in_any_message(stage: Stage) -> None:
     stage.fetch(secretRef={"name": "pull"})
     assert "me-secret" not in repr(stage.access)
     assert base64.b64encode(b"me:me-secret").decode() not in repr(stage.access)
+
+
+def test_s15_7_what_is_stored_can_be_had_again_whatever_is_wanted_now(stage: Stage) -> None:
+    stage.registry.push("latest", tar_gz({"a.yaml": b"1", "b.md": b"2"}))
+    first = stage.fetch(ignore="*.md")
+    assert isinstance(first, Fetched)
+    stage.registry.push("latest", tar_gz({"c.yaml": b"3"}))
+    stage.spec |= {"ignore": None, "ref": {"tag": "other"}}
+    again = stage.restore()
+    assert again is not None
+    assert (again.revision, again.file_name, again.content) == (first.revision, first.file_name, first.content)
