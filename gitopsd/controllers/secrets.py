@@ -1,7 +1,8 @@
 """Secrets and ServiceAccounts as objects refer to them: read when a run needs them, never kept.
 
 Knows where they are and how they are encoded; refuses to know what their keys mean. What goes wrong is told in the API
-server's words, which name the object and never its content.
+server's words, which name the object and never its content. A name that no object can have never becomes a path: it
+could lead to another namespace's (spec/hostile-inputs.md P07).
 """
 
 from __future__ import annotations
@@ -10,10 +11,15 @@ import base64
 import binascii
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Final
 
 from gitopsd.errors import GitopsdError
-from gitopsd.krm.objects import Obj, get_in
+from gitopsd.krm.objects import GVK, Obj, get_in
 from gitopsd.kube.client import KubeClient
+from gitopsd.kube.discovery import Resource
+
+_SECRETS: Final = Resource(GVK("", "v1", "Secret"), "secrets", namespaced=True)
+_ACCOUNTS: Final = Resource(GVK("", "v1", "ServiceAccount"), "serviceaccounts", namespaced=True)
 
 
 class SecretError(GitopsdError):
@@ -37,17 +43,17 @@ class Secrets:
 
     async def get(self, namespace: str, name: str) -> Secret:
         """Read a Secret. Raises GitopsdError, NotFoundError among others."""
-        found = await self._client.get(f"/api/v1/namespaces/{namespace}/secrets/{name}")
+        found = await self._client.get(_SECRETS.path(namespace, name))
         return Secret(f"{namespace}/{name}", str(found.get("type", "")), _decoded(found, f"{namespace}/{name}"))
 
     async def service_account(self, namespace: str, name: str) -> Obj:
         """Read a ServiceAccount. Raises GitopsdError, NotFoundError among others."""
-        return await self._client.get(f"/api/v1/namespaces/{namespace}/serviceaccounts/{name}")
+        return await self._client.get(_ACCOUNTS.path(namespace, name))
 
     async def token(self, namespace: str, service_account: str, audience: str) -> str:
         """Have a short-lived token made for a ServiceAccount. Raises GitopsdError."""
         answer = await self._client.create(
-            f"/api/v1/namespaces/{namespace}/serviceaccounts/{service_account}/token",
+            _ACCOUNTS.path(namespace, service_account, "token"),
             {
                 "apiVersion": "authentication.k8s.io/v1",
                 "kind": "TokenRequest",
