@@ -36,6 +36,7 @@ class Asked:
     body: bytes | None
     access: Access = field(repr=False)
     follow: bool = True
+    is_foreign: bool = False
 
     @property
     def line(self) -> str:
@@ -86,9 +87,10 @@ class AnsweringWeb(HttpClient):
         body: bytes | None = None,
         follow: bool = True,
         origin: str = "",
+        is_foreign: bool = False,
         **_: Any,
     ) -> AsyncIterator[Any]:
-        asked = Asked(method, url, access.authorization, dict(headers or {}), body, access, follow)
+        asked = Asked(method, url, access.authorization, dict(headers or {}), body, access, follow, is_foreign)
         self.asked.append(asked)
         reply = self._script(asked)
         yield _Answer(reply if isinstance(reply, Reply) else await reply, url)

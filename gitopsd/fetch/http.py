@@ -228,13 +228,16 @@ class HttpClient:
         body: bytes | None = None,
         follow: bool = True,
         origin: str = "",
+        is_foreign: bool = False,
     ) -> AsyncIterator[Answer]:
         """Send a request, and hand out the answer, whatever its status.
 
-        Credentials go to the origin of `origin` only (default: of `url`). Raises RemoteError, and TLSMaterialError
-        for certificates that cannot be used. The caller sets the time limit.
+        Credentials go to the origin of `origin` only (default: of `url`). `is_foreign` says that not an operator but
+        a server or an artifact named the address: rules for redirects apply to it from the start. Raises RemoteError,
+        and TLSMaterialError for certificates that cannot be used. The caller sets the time limit.
         """
         sending = _Sending(self._rules, self._pools, access, CIMultiDict(headers or {}), origin or url)
+        sending.guarded = is_foreign and self._rules.deny_private_redirects
         response, came_from = await sending.run(method, url, body, follow=follow)
         try:
             yield Answer(response, came_from)
@@ -268,7 +271,7 @@ class _Sending:
         self._access = access
         self._headers = headers
         self._origin = origin_of(origin)
-        self._guarded = False
+        self.guarded = False
 
     async def run(
         self, method: str, url: str, body: bytes | None, *, follow: bool
@@ -292,7 +295,7 @@ class _Sending:
             raise RemoteError("the server redirects to an address that cannot be used", rule="redirect") from None
         if scheme == "http" and origin_of(current)[0] == "https":
             raise RemoteError("the server redirects from https to http", rule="redirect")
-        self._guarded = self._rules.deny_private_redirects
+        self.guarded = self._rules.deny_private_redirects
         return target
 
     async def _send(self, method: str, url: str, body: bytes | None) -> aiohttp.ClientResponse:
@@ -300,7 +303,7 @@ class _Sending:
             scheme, host, port = origin_of(url)
         except ValueError as error:
             raise RemoteError(str(error)) from None
-        if self._guarded and is_private_literal(host):
+        if self.guarded and is_private_literal(host):
             raise RemoteError("the address leads into a private network", rule="private-redirect")
         is_trusted = (scheme, host, port) == self._origin
         headers = {"User-Agent": AGENT, "Accept-Encoding": "identity"}
@@ -312,7 +315,7 @@ class _Sending:
         if scheme == "https":
             tls = self._access.tls if is_trusted else self._access.tls.without_certificate
             options["ssl"] = await self._pools.context(tls)
-        session = self._pools.session(proxy, guarded=self._guarded and proxy is None)
+        session = self._pools.session(proxy, guarded=self.guarded and proxy is None)
         address = URL(url.partition("#")[0], encoded=True)
         if address.user is not None or address.password is not None:
             address = address.with_user(None)

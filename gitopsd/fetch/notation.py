@@ -157,7 +157,7 @@ class NotationCheck:
             origin_of(page["url"])
             async with (
                 asyncio.timeout(_PAGE_TIMEOUT),
-                self._web.request(page["method"], page["url"], headers=headers, body=body) as answer,
+                self._web.request(page["method"], page["url"], headers=headers, body=body, is_foreign=True) as answer,
             ):
                 return answer.status, await answer.read(_PAGE_LIMIT)
         except (GitopsdError, OSError, ValueError, TimeoutError) as error:

@@ -47,7 +47,8 @@ T = TypeVar("T")
 
 MOST_TAGS: Final = 100_000
 MOST_REFERRERS: Final = 10_000
-_PAGE_LIMIT: Final = 16 << 20
+# The decoder lets no other thread run meanwhile: about 50 ms for this.
+_PAGE_LIMIT: Final = 8 << 20
 _MOST_PAGES: Final = 1000
 _TAGS_A_PAGE: Final = 1000
 _DEEPEST_INDEX: Final = 3
@@ -76,10 +77,10 @@ class Registry:
     async def _tags(self, repository: Repository, access: RegistryAccess) -> list[str]:
         found: list[str] = []
         async for page in self._pages(repository, f"/v2/{repository.path}/tags/list?n={_TAGS_A_PAGE}", access):
-            found += read_tags(page)
+            found += await _decoded(read_tags, page)
             if len(found) > MOST_TAGS:
                 raise RemoteError(f"the repository has more than {MOST_TAGS} tags", rule="tags")
-        return list(dict.fromkeys(found))
+        return list(await offload(dict.fromkeys, found))
 
     async def _pages(self, repository: Repository, path: str, access: RegistryAccess) -> AsyncIterator[bytes]:
         """The bodies of a list's pages, each naming the next."""
@@ -124,9 +125,7 @@ class Registry:
             raw = await answer.read(MANIFEST_LIMIT, "manifest")
             kind, announced = answer.headers.get("Content-Type", ""), answer.headers.get("Docker-Content-Digest", "")
         wanted = next((digest for digest in (reference, announced) if is_digest(digest)), "") or digest_of(raw)
-        if len(raw) <= _QUICK:
-            return parse_manifest(raw, kind, wanted)
-        return await offload(parse_manifest, raw, kind, wanted)
+        return await _decoded(lambda content: parse_manifest(content, kind, wanted), raw)
 
     async def image(self, repository: Repository, reference: str, access: RegistryAccess) -> Manifest:
         """A manifest by tag or digest; of an index the one for linux/amd64, or for no platform in particular."""
@@ -155,10 +154,7 @@ class Registry:
     async def _blob(self, repository: Repository, descriptor: Descriptor, access: RegistryAccess) -> bytes:
         async with self._open_blob(repository, descriptor, access) as answer:
             content = await answer.read(descriptor.size, "blob")
-        if len(content) <= _QUICK:
-            found = digest_of(content, descriptor.digest)
-        else:
-            found = await offload(digest_of, content, descriptor.digest)
+        found = await _decoded(lambda raw: digest_of(raw, descriptor.digest), content)
         _check_digest(found, len(content), descriptor)
         return content
 
@@ -234,7 +230,7 @@ class Registry:
         found: list[Descriptor] = []
         try:
             async for page in self._pages(repository, path, access):
-                index = read_index(page)
+                index = await _decoded(read_index, page)
                 if index is None:
                     return await self._tagged_referrers(repository, digest, access)
                 found += index.manifests
@@ -271,10 +267,9 @@ class Registry:
                 yield answer
         except TLSMaterialError as error:
             raise RemoteError(str(error)) from error
-        except RegistryError as error:
-            raise masked(error, access.secrets) from None
-        except RemoteError:
-            self._doors.forget(repository.host, access)
+        except RemoteError as error:
+            self._doors.failed(repository.host, access, error)
+            masked(error, access.secrets)
             raise
 
     async def _shared(
@@ -292,7 +287,7 @@ class Registry:
                 async with _bounded(repository.host, access):
                     return await work()
             except RemoteError as error:
-                return error
+                return masked(error, access.secrets)
 
         found: T | RemoteError = await self._flights.share((call, repository, detail, access), bounded)
         if isinstance(found, RemoteError):
@@ -307,6 +302,11 @@ async def _bounded(host: str, access: RegistryAccess) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise RemoteError(f"no complete answer from {host} within {access.timeout:g}s") from None
+
+
+async def _decoded(read: Callable[[bytes], T], body: bytes) -> T:
+    """What `read` makes of a body, in a thread when that takes longer than a moment."""
+    return read(body) if len(body) <= _QUICK else await offload(read, body)
 
 
 def _manifest_path(repository: Repository, reference: str) -> str:

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from http import HTTPStatus
-from typing import Final
+from typing import Final, TypeVar
 
 import msgspec
 
 from gitopsd.fetch.auth import mask
 from gitopsd.fetch.errors import RemoteError, printable
 from gitopsd.fetch.http import Answer
+
+E = TypeVar("E", bound=RemoteError)
 
 _LIMIT: Final = 64 << 10
 _MOST_ERRORS: Final = 3
@@ -27,7 +29,7 @@ class RegistryError(RemoteError):
         self.status = status
 
 
-def masked(error: RegistryError, secrets: Iterable[str]) -> RegistryError:
+def masked(error: E, secrets: Iterable[str]) -> E:
     """The same error without what a server may have repeated of our secrets."""
     error.message = mask(error.message, secrets)
     error.args = (error.message,)

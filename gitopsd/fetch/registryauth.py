@@ -140,6 +140,7 @@ class _Wish:
     challenge: Challenge
     scope: str
     access: RegistryAccess
+    is_foreign: bool  # the realm is another host than the registry
 
 
 class Tokens:
@@ -164,8 +165,7 @@ class Tokens:
             return f"Bearer {access.token}"
         if challenge.scheme == "basic":
             return access.authorization
-        _check_realm(challenge, registry)
-        wish = _Wish(challenge, scope, replace(access, timeout=0.0))
+        wish = _Wish(challenge, scope, replace(access, timeout=0.0), is_foreign=_check_realm(challenge, registry))
         kept = self._living(wish)
         if kept and kept != unlike:
             return kept
@@ -200,8 +200,9 @@ class Tokens:
                 body = await self._post(wish, {"grant_type": "refresh_token", "refresh_token": access.password})
             else:
                 body = await self._get(wish)
-        except RegistryError as error:
-            raise masked(error, access.secrets) from None
+        except RemoteError as error:
+            masked(error, access.secrets)
+            raise
         return _token(body)
 
     async def _get(self, wish: _Wish) -> bytes:
@@ -211,7 +212,9 @@ class Tokens:
         url = challenge.realm.partition("#")[0]
         url += ("&" if "?" in url else "?") + query
         asking = access.carrying(access.authorization)
-        async with self._web.request("GET", url, access=asking, headers={"Accept": "application/json"}) as answer:
+        async with self._web.request(
+            "GET", url, access=asking, headers={"Accept": "application/json"}, is_foreign=wish.is_foreign
+        ) as answer:
             if answer.status != 200:
                 raise await refusal(answer, _asked(challenge))
             return await answer.read(_ANSWER_LIMIT, "token server's answer")
@@ -227,6 +230,7 @@ class Tokens:
             headers={"Content-Type": "application/x-www-form-urlencoded", "Accept": "application/json"},
             body=urlencode(form, quote_via=quote_plus).encode(),
             follow=False,
+            is_foreign=wish.is_foreign,
         ) as answer:
             if answer.status != 200:
                 raise await refusal(answer, _asked(challenge))
@@ -237,13 +241,15 @@ def _asked(challenge: Challenge) -> str:
     return f"no token from {printable(urlsplit(challenge.realm).netloc.rpartition('@')[2], 256)}"
 
 
-def _check_realm(challenge: Challenge, registry: str) -> None:
+def _check_realm(challenge: Challenge, registry: str) -> bool:
+    """Whether the realm is on another host. Raises RemoteError when a password must not go there."""
     try:
-        scheme = origin_of(challenge.realm)[0]
+        scheme, host, _ = origin_of(challenge.realm)
     except ValueError:
         raise RemoteError("the registry's token server has an address that cannot be used", rule="realm") from None
     if scheme != "https" and registry.startswith("https:"):
         raise RemoteError("the registry speaks https, but sends to a token server over http", rule="realm")
+    return host != origin_of(registry)[1]
 
 
 def _token(body: bytes) -> tuple[str, float]:

@@ -14,8 +14,8 @@ from __future__ import annotations
 import asyncio
 import copy
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Final
 
@@ -25,11 +25,14 @@ from gitopsd.fetch.errors import RemoteError
 from gitopsd.fetch.flights import Flights
 from gitopsd.fetch.http import Answer, HttpClient, origin_of
 from gitopsd.fetch.registryaddress import Repository
+from gitopsd.fetch.registryanswers import RegistryError, masked
 from gitopsd.fetch.registryauth import OPEN, Challenge, RegistryAccess, Tokens, read_challenge
 
 _MOST_DOORS: Final = 512
 # How long (seconds) a registry that may speak plain HTTP is waited for to speak TLS: a firewall may swallow that.
 _TLS_PATIENCE: Final = 5.0
+# What servers say over plain HTTP that have come to speak TLS.
+_WRONG_WAY: Final = frozenset((400, 401, 421, 426))
 
 
 @dataclass(frozen=True)
@@ -38,6 +41,11 @@ class _Door:
 
     base: str
     challenge: Challenge
+
+    @property
+    def is_plain(self) -> bool:
+        """It leads over plain HTTP."""
+        return self.base.startswith("http:")
 
 
 class Doors:
@@ -70,12 +78,10 @@ class Doors:
             async with self._web.request(
                 method, door.base + path, access=access.carrying(authorization), headers=headers
             ) as answer:
-                if answer.status != 401 or challenged:
-                    yield answer
-                    return
-                challenge = _challenge(answer, door.base)
+                challenge = OPEN if challenged else _challenge(answer, door.base)
                 if challenge == OPEN or (challenge.scheme == "basic" and authorization == access.authorization):
-                    yield answer
+                    with _masking(authorization):
+                        yield answer
                     return
             challenged = True
             door = self._remember(repository.host, access, _Door(door.base, challenge))
@@ -105,31 +111,51 @@ class Doors:
             self._doors.popitem(last=False)
         return door
 
-    def forget(self, host: str, access: RegistryAccess) -> None:
-        """The registry could not be reached: it may come back as something else."""
-        self._doors.pop((host, access.way), None)
+    def failed(self, host: str, access: RegistryAccess, error: RemoteError) -> None:
+        """Forget a registry that could not be reached, or not in this way: it may be something else by now."""
+        key = (host, access.way)
+        door = self._doors.get(key)
+        if isinstance(error, RegistryError) and not (door and door.is_plain and error.status in _WRONG_WAY):
+            return
+        self._doors.pop(key, None)
 
     async def _find(self, host: str, access: RegistryAccess) -> _Door:
         if not access.plain_http:
             return await self._knock(f"https://{host}", access)
+        patience = min(_TLS_PATIENCE, access.timeout / 2)
         try:
-            async with asyncio.timeout(min(_TLS_PATIENCE, access.timeout / 2)):
+            async with asyncio.timeout(patience):
                 return await self._knock(f"https://{host}", access)
         except TimeoutError:
-            pass
+            failure = RemoteError(f"no answer from {host} within {patience:g}s")
         except RemoteError as error:
             # A registry that does speak TLS, but with a wrong certificate, is not to be asked without.
             if isinstance(error.__cause__, aiohttp.ClientConnectorCertificateError):
                 raise
-        return await self._knock(f"http://{host}", access)
+            failure = error
+        return await self._knock(f"http://{host}", access, failure)
 
-    async def _knock(self, base: str, access: RegistryAccess) -> _Door:
+    async def _knock(self, base: str, access: RegistryAccess, failure: RemoteError | None = None) -> _Door:
+        """Ask for the version; `failure` is what was wrong with TLS, if that was tried."""
         async with self._web.request("GET", f"{base}/v2/", access=access.carrying("")) as answer:
-            return _Door(base, _challenge(answer, base) if answer.status == 401 else OPEN)
+            # So servers answer on a port on which they do speak TLS.
+            if failure is not None and answer.status == 400:
+                raise failure
+            return _Door(base, _challenge(answer, base))
 
 
 def _challenge(answer: Answer, base: str) -> Challenge:
     """What the registry itself wants; where it redirects to, nobody may name a server that gets our passwords."""
-    if origin_of(answer.url) != origin_of(base):
+    if answer.status != 401 or origin_of(answer.url) != origin_of(base):
         return OPEN
     return read_challenge(answer.headers.getall("WWW-Authenticate", ()))
+
+
+@contextmanager
+def _masking(authorization: str) -> Iterator[None]:
+    """Whoever reads the answer: what it repeats of the header that was sent is not for others."""
+    try:
+        yield
+    except RemoteError as error:
+        masked(error, (authorization.partition(" ")[2],))
+        raise

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from gitopsd.fetch.errors import RemoteError
-from gitopsd.fetch.http import body_of, cause
+from gitopsd.fetch.http import HttpClient, HttpRules, body_of, cause
 
 
 class Stream:
@@ -103,3 +103,13 @@ def test_A29_of_an_unknown_encoding_only_a_plain_name_is_shown(encoding: str) ->
 def test_A29_what_the_library_quotes_of_an_unreadable_answer_is_not_told(told: str, shown: str) -> None:
     error = aiohttp.ClientResponseError(None, (), message=told)  # type: ignore[arg-type]
     assert cause(error) == f"the answer cannot be read: {shown}"
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "[::1]", "169.254.169.254", "10.0.0.1", "[::ffff:10.0.0.1]"])
+async def test_A10_an_address_that_a_stranger_named_is_treated_as_a_redirect(address: str) -> None:
+    client = HttpClient(HttpRules(deny_private_redirects=True))
+    with pytest.raises(RemoteError, match="leads into a private network") as caught:
+        async with client.request("GET", f"http://{address}:1/", is_foreign=True):
+            raise AssertionError
+    assert caught.value.rule == "private-redirect"
+    await client.aclose()

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import json
+import threading
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
 
+from gitopsd.fetch import registry as registry_module
 from gitopsd.fetch.errors import RemoteError
 from gitopsd.fetch.http import TlsIdentity
 from gitopsd.fetch.registry import MOST_TAGS, Descriptor, Registry, RegistryAccess, RegistryError, Repository
@@ -336,7 +338,7 @@ def test_a_repository_may_have_no_tags() -> None:
         (Reply(200, b"<html>"), "the registry's list cannot be read"),
         (Reply(200, b'{"tags": [1]}'), "the registry's list cannot be read"),
         (Reply(404), "GET registry.example/v2/team/app/tags/list: unexpected status code 404 Not Found"),
-        (Reply(200, b" " * ((16 << 20) + 1)), "the list is larger than 16777216 bytes"),
+        (Reply(200, b" " * ((8 << 20) + 1)), "the list is larger than 8388608 bytes"),
     ],
 )
 def test_F14_lists_are_bounded_and_stay_with_their_server(reply: Reply, text: str) -> None:
@@ -523,6 +525,122 @@ def test_a_registry_that_went_away_is_asked_anew_what_it_speaks() -> None:
 
     web.ask(work)
     assert web.lines.count(PING) == 2
+
+
+PLAIN = HOST.replace("https:", "http:")
+INSECURE = RegistryAccess("user", "a-long-password", plain_http=True)
+
+
+def no_tls(asked: Asked) -> Reply:
+    raise RemoteError("cannot talk to registry.example: TLS failed: WRONG_VERSION_NUMBER")
+
+
+def test_s6_1_insecure_does_not_take_a_trouble_with_tls_for_plain_http() -> None:
+    """Servers answer like this over plain HTTP on a port on which they speak TLS."""
+    web = Fake()
+    web.replies |= {PING: no_tls, f"GET {PLAIN}/v2/": Reply(400, b"Client sent an HTTP request to an HTTPS server.")}
+    assert "TLS failed" in fails(web, lambda r: r.manifest(REPOSITORY, "1.0", INSECURE)).message
+    assert [asked.authorization for asked in web.asked] == ["", ""]
+
+
+@pytest.mark.parametrize("status", [400, 401, 426])
+def test_s6_1_a_plain_registry_that_comes_to_speak_tls_is_found_again(status: int) -> None:
+    web = Fake()
+    web.have(manifest(), "1.0")
+    plain = f"GET {PLAIN}/v2/team/app/manifests/1.0"
+    web.replies |= {PING: no_tls, f"GET {PLAIN}/v2/": Reply(), plain: Reply(200, manifest(), {})}
+    web.replies[plain] = Reply(200, manifest(), {"Content-Type": OCI_MANIFEST})
+
+    async def work(registry: Registry) -> None:
+        await registry.manifest(REPOSITORY, "1.0", INSECURE)
+        web.replies |= {PING: Reply(), plain: Reply(status)}
+        with pytest.raises(RegistryError):
+            await registry.manifest(REPOSITORY, "1.0", INSECURE)
+        await registry.manifest(REPOSITORY, "1.0", INSECURE)
+
+    web.ask(work)
+    assert web.lines[-1] == f"GET {BASE}/manifests/1.0"
+
+
+# -- what is told
+
+
+BEARER = "opaque-" + "t0ken" * 80
+
+
+@pytest.mark.parametrize("status", [401, 403, 500])
+def test_A29_a_token_that_the_registry_repeats_is_not_told(status: int) -> None:
+    challenge = {"WWW-Authenticate": 'Bearer realm="https://tokens.example/t",service="s"'}
+    web = Fake()
+
+    def repeat(asked: Asked) -> Reply:
+        text = f"no good: {asked.authorization}"
+        return Reply(status, json.dumps({"errors": [{"code": "DENIED", "message": text}]}).encode())
+
+    web.replies |= {PING: Reply(401, b"", challenge)}
+    web.replies["GET https://tokens.example/t?service=s&scope=repository%3Ateam%2Fapp%3Apull"] = Reply(
+        200, json.dumps({"token": BEARER}).encode()
+    )
+    web.add({"GET manifests/1.0": repeat})
+    message = fails(web, lambda r: r.manifest(REPOSITORY, "1.0", RegistryAccess("u", "p"))).message
+    assert "DENIED: no good: Bearer ***" in message
+    assert "t0ken" not in message
+
+
+@pytest.mark.parametrize("length", [20, 250, 1000])
+def test_A29_a_password_that_the_registry_repeats_is_not_told_in_part_either(length: int) -> None:
+    password = "".join(chr(ord("a") + at * 7 % 26) for at in range(length))
+    access = RegistryAccess("u", password)
+    body = json.dumps({"errors": [{"code": "DENIED", "message": f"{access.authorization} and {password}"}]}).encode()
+    web = Fake()
+    web.add({"GET manifests/1.0": Reply(403, body)})
+    message = fails(web, lambda r: r.manifest(REPOSITORY, "1.0", access)).message
+    assert "DENIED" in message
+    assert password[:8] not in message
+    assert access.authorization[6:20] not in message
+
+
+def test_A29_what_a_manifest_repeats_of_a_password_is_not_told() -> None:
+    web = Fake()
+    web.add({"GET manifests/1.0": Reply(200, b"{}", {"Content-Type": "text/a-long-password"})})
+    message = fails(web, lambda r: r.manifest(REPOSITORY, "1.0", RegistryAccess("u", "a-long-password"))).message
+    assert "unsupported media type of the manifest: 'text/***'" in message
+
+
+def test_A10_a_token_server_elsewhere_is_named_by_the_registry() -> None:
+    web = Fake()
+    for realm in ("https://tokens.example/t", f"{HOST}/t"):
+        web.replies[f"GET {realm}?scope=repository%3Ateam%2Fapp%3Apull"] = Reply(200, b'{"token": "t"}')
+        web.add({PING: Reply(401, b"", {"WWW-Authenticate": f'Bearer realm="{realm}"'})})
+        web.have(manifest(), "1.0")
+        web.ask(lambda registry: registry.manifest(REPOSITORY, "1.0", ACCESS))
+    assert [asked.url.partition("?")[0] for asked in web.asked if asked.is_foreign] == ["https://tokens.example/t"]
+
+
+# -- lists
+
+
+def test_large_lists_are_read_in_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+    used: list[str] = []
+
+    def noting(read: Callable[[bytes], T], name: str) -> Callable[[bytes], T]:
+        def work(body: bytes) -> T:
+            used.append(f"{name} {threading.current_thread() is threading.main_thread()}")
+            return read(body)
+
+        return work
+
+    for name in ("read_tags", "read_index"):
+        monkeypatch.setattr(registry_module, name, noting(getattr(registry_module, name), name))
+    web = Fake()
+    digest = digest_of(b"x")
+    for amount in (1, 5000):
+        tags = json.dumps({"tags": [f"tag-{number:0100}" for number in range(amount)]}).encode()
+        web.add({"GET tags/list?n=1000": Reply(200, tags)})
+        web.add({f"GET referrers/{digest}": Reply(200, index(*[entry(b"x", platform="a" * 100)] * amount))})
+        assert len(web.ask(lambda registry: registry.tags(REPOSITORY, ACCESS))) == amount
+        assert len(web.ask(lambda registry: registry.referrers(REPOSITORY, digest, ACCESS))) == amount
+    assert used == ["read_tags True", "read_index True", "read_tags False", "read_index False"]
 
 
 # -- all together
