@@ -56,6 +56,13 @@ type chartReader struct {
 
 // archive reads a packaged chart. Regular files below one directory are all there may be in it.
 func (r *chartReader) archive(data []byte) ([]*archive.BufferedFile, error) {
+	if !r.shallow {
+		// What is too large is to be found out before its content takes memory.
+		first := &chartReader{ctx: r.ctx, archiveLimit: r.archiveLimit, fileLimit: r.fileLimit, shallow: true}
+		if _, err := first.archiveAt(data, 0); err != nil {
+			return nil, err
+		}
+	}
 	return r.archiveAt(data, 0)
 }
 
