@@ -47,6 +47,7 @@ from gitopsd.controllers.kustomization_inventory import Inventories, store
 from gitopsd.errors import GitopsdError, ReconcileError, RetryError, StallError, WaitError, presentable
 from gitopsd.fetch.foreign import NotThereError
 from gitopsd.krm.objects import GVK, Obj, ObjectKey, get_in
+from gitopsd.kube.discovery import Resource
 from gitopsd.kube.errors import ApiError, NotFoundError, UnreachableError
 from gitopsd.kustomize.build import RefusedError, Rendered, RenderError
 from gitopsd.runtime.controller import Result, Run, jittered
@@ -294,9 +295,8 @@ class Attempt:
             raise RetryError(Reason.BUILD_FAILED, str(error), again_in=self._retry) from error
 
     async def _read_config(self, kind: str, name: str) -> Obj | None:
-        plural = "secrets" if kind == "Secret" else "configmaps"
-        namespace = self._kustomization.metadata.namespace
-        return await self._read(f"/api/v1/namespaces/{namespace}/{plural}/{name}")
+        configs = Resource(GVK("", "v1", kind), "secrets" if kind == "Secret" else "configmaps", namespaced=True)
+        return await self._read(configs.path(self._kustomization.metadata.namespace, name))
 
     async def _recall(self) -> None:
         """Know what may exist before the status tells of an attempt: from then on nobody looks for strays."""

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from gitopsd.controllers.kustomization_run import Attempt
 from gitopsd.controllers.secrets import Secrets
 from gitopsd.errors import GitopsdError
 from gitopsd.krm.objects import Obj
@@ -61,3 +63,12 @@ def test_P07_what_else_a_path_would_read_differently_is_encoded() -> None:
         f"/api/v1/namespaces/a/serviceaccounts/{name}",
         f"/api/v1/namespaces/a/serviceaccounts/{name}/token",
     ]
+
+
+@pytest.mark.parametrize("kind", ["Secret", "ConfigMap"])
+@pytest.mark.parametrize("name", STRANGE)
+def test_P07_nor_does_a_kustomizations_reference_to_values_become_a_path(kind: str, name: str) -> None:
+    kustomization = SimpleNamespace(metadata=SimpleNamespace(namespace="a"))
+    read: Any = Attempt._read_config
+    with pytest.raises(GitopsdError, match="is not a name that an object can have"):
+        run(read(SimpleNamespace(_kustomization=kustomization, _read=None), kind, name))
