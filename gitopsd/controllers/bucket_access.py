@@ -129,8 +129,16 @@ class BucketAccess:
             proxy=proxy,
             service_account=name,
             annotations=annotations,
-            token=partial(self._services.secrets.token, self._namespace, name) if name else None,
+            token=partial(self._token, name) if name else None,
         )
+
+    async def _token(self, name: str, audience: str) -> str:
+        """A token of a ServiceAccount; asked for with the bucket, so what fails is the bucket's to tell."""
+        try:
+            return await self._services.secrets.token(self._namespace, name, audience)
+        except GitopsdError as error:
+            text = f"failed to get a token of service account '{self._namespace}/{name}': {error}"
+            raise RemoteError(text) from error
 
     @property
     def _secret_name(self) -> str:

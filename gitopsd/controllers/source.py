@@ -22,7 +22,7 @@ from gitopsd.artifact.tree import FileTree
 from gitopsd.controllers import broken
 from gitopsd.controllers.secrets import Secrets
 from gitopsd.engine import Engine
-from gitopsd.errors import ReconcileError, RetryError, StallError, WaitError
+from gitopsd.errors import GitopsdError, ReconcileError, RetryError, StallError, WaitError
 from gitopsd.fetch.cloud.tokens import CloudTokens
 from gitopsd.fetch.helmindex import Indexes
 from gitopsd.fetch.http import HttpClient
@@ -261,9 +261,10 @@ class SourceReconciler(Generic[S]):
             self._begin(status)
             try:
                 told = await self._attempt(run, source, status)
-            except ReconcileError as error:
+            except (GitopsdError, OSError) as problem:
+                error = problem if isinstance(problem, ReconcileError) else _unforeseen(problem)
                 await self._conclude_failed(status, error)
-                raise (error.outcome if isinstance(error, SourceError) else error) from error
+                raise (error.outcome if isinstance(error, SourceError) else error) from problem
             self._conclude(status)
             await status.finish()
         self._tell(status, told, {condition.type for condition in before if condition.is_true})
@@ -516,6 +517,12 @@ def outdated(status: StatusSession, reason: str, what: str) -> None:
 
 def _stalls(error: ReconcileError) -> bool:
     return isinstance(error, StallError) or (isinstance(error, SourceError) and error.stalls)
+
+
+def _unforeseen(problem: GitopsdError | OSError) -> RetryError:
+    """What no kind has words for fails the run as anything else does; of the system's errors only what is no path."""
+    text = (problem.strerror or "no answer in time") if isinstance(problem, OSError) else str(problem)
+    return RetryError(Reason.FAILED, text)
 
 
 def _storage_failure(error: StoreError, fetched: Fetched) -> SourceError:

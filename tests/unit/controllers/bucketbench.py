@@ -146,18 +146,25 @@ class FakeCloud:
     def __init__(self) -> None:
         self.asked: list[tuple[Any, ...]] = []
         self.failure: Exception | None = None
+        self.asks_for_tokens = False  # as workload identity does
 
     def _note(self, *what: Any) -> None:
         self.asked.append(what)
         if self.failure is not None:
             raise self.failure
 
+    async def _ask(self, identity: Identity) -> None:
+        if self.asks_for_tokens and identity.token is not None:
+            await identity.token("audience")
+
     async def bucket_aws(self, identity: Identity, region: str = "", sts_endpoint: str = "") -> AwsKeys:
         self._note("aws", identity, region, sts_endpoint)
+        await self._ask(identity)
         return AwsKeys("CLOUDKEY", "CNRY-cloud-secret", "CNRY-session")
 
     async def bucket_token(self, provider: str, identity: Identity) -> str:
         self._note(provider, identity)
+        await self._ask(identity)
         return f"CNRY-{provider}-token"
 
     async def azure_managed_identity(self, client_id: str, identity: Identity) -> str:

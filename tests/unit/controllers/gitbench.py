@@ -40,6 +40,7 @@ class FakeApi:
     def __init__(self, cache: Store[Obj]) -> None:
         self.objects: dict[str, Obj] = {}
         self.created: list[tuple[str, Obj]] = []
+        self.refusal: Exception | None = None  # of whatever is to be created
         self._cache = cache
         self._version = 100
 
@@ -50,6 +51,8 @@ class FakeApi:
         return self.objects[path]
 
     async def create(self, path: str, body: Obj) -> Obj:
+        if self.refusal is not None:
+            raise self.refusal
         self.created.append((path, body))
         return {"status": {"token": "made"}}
 
@@ -195,6 +198,13 @@ class Bench:
         found["spec"] |= spec
         found["spec"] = {field: value for field, value in found["spec"].items() if value is not None}
         found["metadata"]["generation"] += 1
+        self.api.put(found)
+
+    def request(self, token: str, name: str = "app") -> None:
+        """Ask for a run, as with `requestedAt`."""
+        found = copy.deepcopy(self.cache.get(key(name)))
+        assert found is not None
+        found["metadata"].setdefault("annotations", {})["reconcile.fluxcd.io/requestedAt"] = token
         self.api.put(found)
 
     def secret(self, name: str, data: Mapping[str, bytes | str]) -> None:

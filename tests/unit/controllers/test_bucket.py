@@ -13,6 +13,7 @@ import pytest
 from gitopsd.controllers.bucket import _Memory
 from gitopsd.errors import RetryError, StallError
 from gitopsd.fetch.errors import RemoteError
+from gitopsd.kube.errors import ForbiddenError
 from gitopsd.runtime.controller import Result
 from tests.certificates import Authority
 from tests.unit.controllers.bucketbench import Asked, BucketBench, Reply, key
@@ -461,6 +462,20 @@ async def test_s11_2_a_service_accounts_identity_is_used_with_the_gate(tmp_path:
         assert (identity.service_account, identity.annotations) == ("robot", {"eks.amazonaws.com/role-arn": "arn"})
         assert identity.token is not None
         assert await identity.token("sts.amazonaws.com") == "made"
+
+
+async def test_s9_4_a_token_that_the_api_server_refuses_fails_the_existence_check(tmp_path: Path) -> None:
+    async with BucketBench.opened(tmp_path, GATE) as bench:
+        bench.account("robot", {})
+        bench.api.refusal = ForbiddenError(403, "Forbidden", 'serviceaccounts "robot" is forbidden')
+        bench.cloud.asks_for_tokens = True
+        for provider in ("aws", "gcp"):
+            bench.apply(provider=provider, serviceAccountName="robot")
+            message = await fails(bench, "BucketOperationFailed")
+            assert message == (
+                "failed to confirm existence of 'bucket' bucket: failed to get a token of service account 'ns/robot': "
+                'serviceaccounts "robot" is forbidden'
+            )
 
 
 async def test_s11_2_generic_and_static_keys_never_take_an_identity(tmp_path: Path) -> None:
