@@ -2,21 +2,24 @@
 
 Pure. Python's `re` backtracks: `(a+)+b` against forty letters runs for hours and holds the whole interpreter, and any
 tenant may write it into a selector. These patterns are Go's (`pattern_syntax`), and a simulation that keeps a set of
-states decides them in one pass. Only whole-string matches are offered; greedy or lazy makes no difference for those.
+states decides them in one pass. Only whether something matches is offered; greedy or lazy makes no difference to that.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Final, NamedTuple
 
 from gitopsd.apply.pattern_syntax import CharTest, Node, PatternError, is_word, parse
 
-__all__ = ["MAX_PATTERN", "PatternError", "whole"]
+__all__ = ["MAX_PATTERN", "PatternError", "anywhere", "whole"]
 
 MAX_PATTERN: Final = 1024
 MAX_PROGRAM: Final = 2000
+MAX_STEPS: Final = 200_000
+"""What deciding about one text may take with `anywhere`: less than 100 ms (spec/hostile-inputs.md 0)."""
 
 
 class _Step(NamedTuple):
@@ -32,13 +35,34 @@ class _Step(NamedTuple):
 @lru_cache(maxsize=512)
 def whole(pattern: str) -> Callable[[str], bool]:
     """A predicate that is true for texts which `pattern` matches from end to end. Raises PatternError."""
+    program = _compiled(_parsed(pattern))
+    return lambda text: _matches(program, text)
+
+
+@lru_cache(maxsize=512)
+def anywhere(pattern: str) -> Callable[[str], bool]:
+    """A predicate that is true for texts in which `pattern` matches something, as Go's MatchString.
+
+    Raises PatternError, and so does the predicate for a text on which the pattern takes too long.
+    """
+    program = _compiled(Node("join", (_ANYTHING, _parsed(pattern), _ANYTHING)))
+    return lambda text: _matches(program, text, MAX_STEPS)
+
+
+_ANYTHING: Final = Node("repeat", (Node("char", test=lambda char: True),), low=0, high=-1)
+
+
+def _parsed(pattern: str) -> Node:
     if len(pattern) > MAX_PATTERN:
         raise PatternError(f"regular expression of {len(pattern)} characters is longer than {MAX_PATTERN}")
+    return parse(pattern)
+
+
+def _compiled(node: Node) -> tuple[_Step, ...]:
     program: list[_Step] = []
-    _emit(parse(pattern), program)
+    _emit(node, program)
     program.append(_Step("match"))
-    steps = tuple(program)
-    return lambda text: _matches(steps, text)
+    return tuple(program)
 
 
 def _emit(node: Node, program: list[_Step]) -> None:
@@ -95,9 +119,13 @@ def _emit_repeat(node: Node, program: list[_Step]) -> None:
         program[split] = _Step("split", split + 1, len(program))
 
 
-def _matches(program: tuple[_Step, ...], text: str) -> bool:
+def _matches(program: tuple[_Step, ...], text: str, most_steps: float = math.inf) -> bool:
     states = _reachable(program, [0], text, 0)
+    steps = 0
     for at, char in enumerate(text):
+        steps += len(states)
+        if steps > most_steps:
+            raise PatternError("regular expression takes too long")
         ahead = [state + 1 for state in states if (test := program[state].test) is not None and test(char)]
         if not ahead:
             return False

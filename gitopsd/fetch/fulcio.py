@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -29,7 +30,7 @@ from cryptography.x509.verification import (
     VerificationError,
 )
 
-from gitopsd.apply.patterns import PatternError, whole
+from gitopsd.apply.patterns import PatternError, anywhere
 from gitopsd.fetch.errors import printable
 from gitopsd.fetch.imagesignatures import VerifyError, is_signed
 
@@ -41,6 +42,11 @@ _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
 _MOST_TIMESTAMPS: Final = 16
 # Matching takes time in proportion to pattern times text; what identifies somebody is far shorter.
 _LONGEST_NAME: Final = 2048
+# An authority for signers gives a certificate one name.
+_MOST_NAMES: Final = 16
+MOST_IDENTITIES: Final = 100
+# Seconds that all identities together may take on one certificate.
+_PATIENCE: Final = 1.0
 
 CertificateError = (
     ValueError,
@@ -99,7 +105,12 @@ class Identities:
     """Who may sign: pairs of regular expressions for issuer and subject, any of which may match."""
 
     def __init__(self, pairs: Sequence[tuple[str, str]]) -> None:
-        """An empty expression matches anything. Raises VerifyError for one that is not Go's."""
+        """An empty expression matches anything. Raises VerifyError for one that is not Go's, and for too many.
+
+        Blocking: milliseconds for each.
+        """
+        if len(pairs) > MOST_IDENTITIES:
+            raise VerifyError(f"there are more than {MOST_IDENTITIES} identities", rule="identities")
         self._pairs = [(_expression("issuer", issuer), _expression("subject", subject)) for issuer, subject in pairs]
 
     def check(self, certificate: x509.Certificate) -> None:
@@ -110,13 +121,24 @@ class Identities:
             signer = Signer.of(certificate)
         except CertificateError:
             raise VerifyError("its certificate's identity cannot be read") from None
-        for issuer, subject in self._pairs:
-            if issuer is not None and not issuer(signer.issuer):
-                continue
-            if subject is None or any(map(subject, signer.names)):
+        try:
+            if self._is_among_them(signer):
                 return
+        except PatternError:
+            raise VerifyError("the expressions of the identities take too long", rule="regexp") from None
         names = ", ".join(f"'{printable(name, 128)}'" for name in signer.names[:3])
         raise VerifyError(f"it was made by {names or 'nobody'} of '{printable(signer.issuer, 128)}'")
+
+    def _is_among_them(self, signer: Signer) -> bool:
+        deadline = time.monotonic() + _PATIENCE
+        for issuer, subject in self._pairs:
+            if time.monotonic() > deadline:
+                raise PatternError("no time left")
+            if issuer is not None and not issuer(signer.issuer):
+                continue
+            if subject is None or any(map(subject, signer.names[:_MOST_NAMES])):
+                return True
+        return False
 
 
 def _expression(what: str, pattern: str) -> Callable[[str], bool] | None:
@@ -124,8 +146,7 @@ def _expression(what: str, pattern: str) -> Callable[[str], bool] | None:
     if not pattern:
         return None
     try:
-        whole(pattern)  # alone first: within the frame below, a stray bracket would close the frame
-        matches = whole(f"(?s:.*)(?:{pattern})(?s:.*)")
+        matches = anywhere(pattern)
     except PatternError as error:
         shown = printable(pattern, 128)
         raise VerifyError(f"the {what} '{shown}' of an identity is no regular expression: {error}") from None

@@ -27,6 +27,8 @@ COSIGN_TYPE: Final = "cosign container image signature"
 IN_TOTO: Final = "application/vnd.in-toto+json"
 STATEMENTS: Final = frozenset(("https://in-toto.io/Statement/v1", "https://in-toto.io/Statement/v0.1"))
 MOST_ENVELOPE_SIGNATURES: Final = 16
+MOST_KEYS: Final = 100
+"""Public keys that one artifact may be checked with: each is tried on each signature."""
 
 PublicKey = ec.EllipticCurvePublicKey | rsa.RSAPublicKey | ed25519.Ed25519PublicKey
 
@@ -69,6 +71,8 @@ class SimpleSignature:
 
 def read_keys(keys: Mapping[str, bytes] | Sequence[bytes]) -> dict[str, PublicKey]:
     """Read PEM public keys by the names of their Secret's keys. Raises VerifyError, which names the one it is about."""
+    if len(keys) > MOST_KEYS:
+        raise VerifyError(f"there are more than {MOST_KEYS} keys", rule="keys")
     named = keys if isinstance(keys, Mapping) else {f"key {number}": pem for number, pem in enumerate(keys, 1)}
     return {name: _read_key(name, pem) for name, pem in named.items()}
 

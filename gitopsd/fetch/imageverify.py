@@ -72,7 +72,7 @@ class ImageVerifier:
         if keys is None:
             check = await self._keyless(identities, trusted_root)
         else:
-            check = KeyCheck(read_keys(keys))
+            check = KeyCheck(await offload(read_keys, keys))
         attempts = Attempts()
         store = CosignStore(self._registry, repository, access, artifact, attempts)
         try:
@@ -85,7 +85,7 @@ class ImageVerifier:
         raise _refusal(repository.reference(artifact.digest), attempts, with_keys=keys is not None)
 
     async def _keyless(self, identities: Sequence[tuple[str, str]], trusted_root: bytes) -> KeylessCheck:
-        allowed = Identities(identities)
+        allowed = await offload(Identities, identities)
         if trusted_root:
             return KeylessCheck(await offload(TrustRoot.read, trusted_root), allowed)
         return KeylessCheck(await self._public_root.get(), allowed)

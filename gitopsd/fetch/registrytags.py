@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Final
 
-from gitopsd.apply.patterns import PatternError, whole
+from gitopsd.apply.patterns import PatternError, anywhere
 from gitopsd.fetch.errors import RemoteError, printable
 from gitopsd.versions import Range, Version, VersionError
 
@@ -28,14 +28,14 @@ def newest_tag(tags: Iterable[str], wanted: str, pattern: str = "", *, underscor
     """
     try:
         allowed = Range(wanted)
-        accept = _filter(pattern)
+        accept = anywhere(pattern) if pattern else None
     except (VersionError, PatternError) as error:
         raise RemoteError(printable(str(error), 512)) from None
     found = [(version, tag) for tag in tags if (version := _version(tag, underscores=underscores)) is not None]
     deadline = time.monotonic() + _PATIENCE
     # Tags that differ in build metadata only are of one version: the text decides, so that it is always the same one.
     for version, tag in sorted(found, reverse=True):
-        if allowed.matches(version) and accept(tag):
+        if allowed.matches(version) and (accept is None or _is_accepted(accept, tag)):
             return tag
         if time.monotonic() > deadline:
             raise RemoteError("the semverFilter takes too long on the repository's tags", rule="regexp")
@@ -52,9 +52,8 @@ def _version(tag: str, *, underscores: bool) -> Version | None:
         return None
 
 
-def _filter(pattern: str) -> Callable[[str], bool]:
-    """A predicate for texts in which the pattern finds something, as Go's unanchored search."""
-    if not pattern:
-        return lambda tag: True
-    whole(pattern)  # by itself: what the text around it would close is not to pass
-    return whole(f"(?s:.*)(?:{pattern})(?s:.*)")
+def _is_accepted(accept: Callable[[str], bool], tag: str) -> bool:
+    try:
+        return accept(tag)
+    except PatternError:
+        raise RemoteError("the semverFilter takes too long on a tag", rule="regexp") from None

@@ -173,10 +173,12 @@ def _reason_of_xml(body: bytes) -> str:
 
 def read_xml(body: bytes) -> Xml.Element | None:
     """An XML document without declarations of its own; None when it is something else."""
-    if b"<!" in body or not body.lstrip().startswith(b"<"):
-        return None
     try:
-        return Xml.fromstring(body)  # noqa: S314 - bounded, and nothing can be declared
+        # As text, for in another encoding a declaration would not be seen here, but by the parser.
+        text = body.decode()
+        if "<!" in text or not text.lstrip().startswith("<"):
+            return None
+        return Xml.fromstring(text)  # noqa: S314 - bounded, and nothing can be declared
     except (Xml.ParseError, ValueError, LookupError):
         return None
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gitopsd.apply.patterns import MAX_PATTERN, PatternError, whole
+from gitopsd.apply.patterns import MAX_PATTERN, PatternError, anywhere, whole
 
 
 @pytest.mark.parametrize(
@@ -112,3 +112,40 @@ def test_patterns_that_explode_elsewhere_are_decided_in_one_pass(pattern: str, t
 )
 def test_small_patterns_agree_with_the_standard_library(pattern: str, text: str) -> None:
     assert whole(pattern)(text) == (re.fullmatch(pattern, text) is not None)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "text", "found"),
+    [
+        ("b", "abc", True),
+        ("", "", True),
+        ("", "x", True),
+        ("^b", "abc", False),
+        ("^a|c$", "abc", True),
+        ("^$", "x\n", False),
+        (".", "\n", False),
+        ("b", "a\nb\n", True),
+        (r"\Qa.b", "xa.bx", True),
+        (r"\Qa.b", "xaXbx", False),
+        ("(?i)B", "abc", True),
+        ("(?i)x)|(b", "abc", None),
+    ],
+)
+def test_anywhere_finds_what_go_finds(pattern: str, text: str, found: bool | None) -> None:
+    if found is None:
+        with pytest.raises(PatternError):
+            anywhere(pattern)
+    else:
+        assert anywhere(pattern)(text) is found
+
+
+def test_s6_1_a_pattern_that_takes_too_long_is_given_up() -> None:
+    slow = anywhere("(.?){900}y")
+    assert slow("y")
+    with pytest.raises(PatternError, match="takes too long"):
+        slow("a" * 2048)
+
+
+def test_s6_1_what_people_write_is_never_too_slow_for_names() -> None:
+    pattern = r"^https://github\.com/(acme|other-org)/[\w.-]+/\.github/workflows/.*@refs/(heads/main|tags/v.*)$"
+    assert not anywhere(pattern)("https://github.com/acme/" + "x" * 2000)

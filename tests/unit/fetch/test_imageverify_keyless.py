@@ -437,3 +437,27 @@ loaded = [name for name in ("sigstore", "sigstore_models", "pydantic", "tuf", "r
 assert not loaded, loaded
 """
     subprocess.run([sys.executable, "-c", script], check=True, timeout=60)
+
+
+def test_P15_expressions_that_take_too_long_accept_nobody() -> None:
+    signer = SIGSTORE.signed(Flaws(subject=x509.RFC822Name("a" * 1000 + "@example.org")))
+    certificate = x509.load_pem_x509_certificate(signer.pem)
+    Identities([("", "@example")]).check(certificate)
+    with pytest.raises(VerifyError, match="the expressions of the identities take too long") as caught:
+        Identities([("", "(.?){900}#")]).check(certificate)
+    assert caught.value.rule == "regexp"
+
+
+def test_P15_all_expressions_together_have_a_limit_of_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate = x509.load_pem_x509_certificate(SIGSTORE.signed().pem)
+    identities = Identities([("", "nobody")] * 99 + [("", "")])
+    identities.check(certificate)
+    monkeypatch.setattr("gitopsd.fetch.fulcio._PATIENCE", -1.0)
+    with pytest.raises(VerifyError, match="the expressions of the identities take too long"):
+        identities.check(certificate)
+
+
+def test_P15_the_number_of_identities_is_bounded() -> None:
+    Identities([("a", "b")] * 100)
+    with pytest.raises(VerifyError, match="there are more than 100 identities"):
+        Identities([("a", "b")] * 101)

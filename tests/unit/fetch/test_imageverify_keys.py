@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import base64
 import json
-from typing import Any
+import threading
+from typing import Any, cast
 
 import pytest
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import dsa, ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from gitopsd.fetch import imageverify
 from gitopsd.fetch.cosignstore import LOG_ENTRY, SIGNATURE, read_signature
 from gitopsd.fetch.imagesignatures import Artifact, KeyCheck, SimpleSignature, VerifyError, read_keys
 from gitopsd.fetch.registry import Descriptor
@@ -223,3 +225,29 @@ def test_the_annotations_of_a_layer_make_a_signature() -> None:
 def test_a_layer_without_a_signature_is_told(text: str, message: str) -> None:
     with pytest.raises(VerifyError, match=message):
         read_signature(layer(**{SIGNATURE: text} if text else {}), b"payload")
+
+
+def test_s11_1_the_number_of_keys_is_bounded() -> None:
+    with pytest.raises(VerifyError, match="there are more than 100 keys") as caught:
+        read_keys([b""] * 101)
+    assert caught.value.rule == "keys"
+
+
+@pytest.mark.parametrize("how", ["keys", "identities"])
+async def test_what_a_tenant_wrote_is_read_in_threads(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred keys or expressions take the time of many others' work."""
+    threads: list[threading.Thread] = []
+
+    def noted(*_: object) -> Any:
+        threads.append(threading.current_thread())
+        raise VerifyError("enough")
+
+    monkeypatch.setattr(imageverify, "read_keys", noted)
+    monkeypatch.setattr(imageverify, "Identities", noted)
+    verifier = imageverify.ImageVerifier(cast("Any", None), cast("Any", None), cast("Any", None))
+    artifact = Descriptor("", "sha256:" + "0" * 64, 1)
+    given = {"keys": [b"x"]} if how == "keys" else {"identities": [("a", "b")]}
+    with pytest.raises(VerifyError, match="enough"):
+        await verifier.cosign(cast("Any", None), artifact, cast("Any", None), **cast("Any", given))
+    assert threads
+    assert threading.main_thread() not in threads
