@@ -176,7 +176,7 @@ def read_xml(body: bytes) -> Xml.Element | None:
     try:
         # As text, for in another encoding a declaration would not be seen here, but by the parser.
         text = body.decode()
-        if "<!" in text or not text.lstrip().startswith("<"):
+        if "<!" in text or "\0" in text or not text.lstrip().startswith("<"):
             return None
         return Xml.fromstring(text)  # noqa: S314 - bounded, and nothing can be declared
     except (Xml.ParseError, ValueError, LookupError):
