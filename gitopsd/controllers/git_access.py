@@ -16,6 +16,7 @@ from gitopsd.controllers.secrets import Secret
 from gitopsd.controllers.source import Services
 from gitopsd.errors import GitopsdError
 from gitopsd.fetch.auth import GitAuth, git_auth, refuse_plain_http
+from gitopsd.fetch.cloud.github import has_app_data
 from gitopsd.fetch.cloud.identity import Identity, require_object_identity
 from gitopsd.fetch.errors import FetchError
 from gitopsd.fetch.gitkeys import fingerprint
@@ -24,7 +25,6 @@ from gitopsd.fetch.http import TlsIdentity
 from gitopsd.fetch.proxy import Proxy
 
 _APP_USER: Final = "x-access-token"
-_APP_KEYS: Final = ("githubAppID", "githubAppClientID")
 _NO_APP: Final = "secretRef with github app data must be specified when provider is set to github"
 _AUTH_FAILED: Final = "failed to configure authentication options: "
 _PROXY_FAILED: Final = "failed to configure proxy options: "
@@ -58,7 +58,7 @@ class GitAccess:
             access = await self._github_app(auth, secret)
         elif provider in {"aws", "azure"}:
             access = await self._cloud(auth)
-        elif secret is not None and _is_app(data):
+        elif secret is not None and has_app_data(data):
             message = f"secretRef '{secret.name}' has github app data but provider is not set to github"
             raise FetchError(Reason.INVALID_PROVIDER_CONFIGURATION, message)
         if not self._services.settings.insecure_allow_http:
@@ -93,7 +93,7 @@ class GitAccess:
     async def _github_app(self, auth: GitAuth, secret: Secret | None) -> Access:
         if secret is None:
             raise FetchError(Reason.INVALID_PROVIDER_CONFIGURATION, _NO_APP, stalls=True)
-        if not _is_app(secret.data):
+        if not has_app_data(secret.data):
             raise FetchError(Reason.INVALID_PROVIDER_CONFIGURATION, _NO_APP)
         identity = self._identity(auth.proxy, tls=TlsIdentity(auth.ca, auth.client_cert, auth.client_key))
         try:
@@ -137,10 +137,6 @@ class GitAccess:
     def _identity(self, proxy: Proxy | None, tls: TlsIdentity | None = None) -> Identity:
         name = self._source.metadata.name
         return Identity(GitRepository.GVK.kind, self._namespace, name, proxy=proxy, tls=tls or TlsIdentity())
-
-
-def _is_app(data: Mapping[str, bytes]) -> bool:
-    return any(data.get(key) for key in _APP_KEYS)
 
 
 def _unauthenticated(error: Exception) -> FetchError:

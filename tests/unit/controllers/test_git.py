@@ -381,14 +381,25 @@ async def test_s5_7_github_without_secret_stalls(bench):
     assert await fails(bench, "InvalidProviderConfiguration", StallError) == NO_APP
 
 
-@pytest.mark.parametrize("data", [{}, {"username": "u", "password": "p"}, {"githubAppID": ""}])
+@pytest.mark.parametrize(
+    "data",
+    [
+        {},
+        {"username": "u", "password": "p"},
+        {"githubAppID": ""},
+        {"githubAppID": "1", "githubAppInstallationID": "2"},
+        {"githubAppPrivateKey": "key", "githubAppInstallationID": "2"},
+    ],
+)
 async def test_s5_7_github_with_another_secret_is_tried_again(bench, data):
     bench.secret("creds", data)
     bench.apply(provider="github", secretRef={"name": "creds"})
     assert await fails(bench, "InvalidProviderConfiguration") == NO_APP
 
 
-@pytest.mark.parametrize("data", [APP, APP | {"username": "u", "password": "p"}, {"githubAppClientID": "x"}])
+@pytest.mark.parametrize(
+    "data", [APP, APP | {"username": "u", "password": "p"}, {"githubAppClientID": "x", "githubAppPrivateKey": "key"}]
+)
 @pytest.mark.parametrize("provider", [None, "generic"])
 async def test_s5_7_an_app_without_its_provider_is_tried_again(bench, provider, data):
     bench.secret("creds", data)
