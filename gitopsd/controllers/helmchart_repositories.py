@@ -168,7 +168,8 @@ class ChartRepositories:
             password=password,
             token=token,
             tls=tls,
-            plain_http=spec.insecure,
+            # What a cloud gives out is shown to nobody who does not prove to be its registry.
+            plain_http=spec.insecure and (spec.secret_ref is not None or spec.provider == "generic"),
             timeout=spec.timeout_seconds,
         )
 
@@ -178,7 +179,7 @@ class ChartRepositories:
         if spec.secret_ref is not None:
             secret = await self._secret(spec.secret_ref.name, "authentication secret")
             try:
-                return _login_of(secret, repository)
+                return await offload(_login_of, secret, repository)
             except ValueError as error:
                 message = f"failed to configure Helm client with secret data: {error}"
                 raise _unauthenticated(message) from error

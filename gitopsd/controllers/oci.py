@@ -12,7 +12,7 @@ from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, cast
+from typing import Final
 
 import msgspec
 
@@ -316,8 +316,7 @@ def _unpack(content: bytes | Path) -> FileTree:
     if isinstance(content, bytes):
         return unpack(content)
     with content.open("rb") as file:
-        # The reader of archives only ever looks at slices of its bytes.
-        return unpack(cast("bytes", mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)))
+        return unpack(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
 
 
 def _is_same_content(source: OCIRepository) -> bool:

@@ -44,18 +44,21 @@ class OCIAccess:
         secrets = await self._pull_secrets()
         proxy = await self._proxy()
         repository = self._repository()
-        if secrets or spec.provider == "generic":
-            username, password, token = self._static(secrets, repository)
-        else:
+        is_of_cloud = not secrets and spec.provider != "generic"
+        if is_of_cloud:
             username, password = await self._cloud(repository, proxy)
             token = ""
+        else:
+            username, password, token = await self._static(secrets, repository)
+        # What a cloud gives out is shown to nobody who does not prove to be its registry.
+        insecure = spec.insecure and not is_of_cloud
         access = RegistryAccess(
             username=username,
             password=password,
             token=token,
-            tls=await self._tls(),
+            tls=await self._tls(insecure=insecure),
             proxy=proxy,
-            plain_http=spec.insecure,
+            plain_http=insecure,
             timeout=spec.timeout_seconds,
         )
         return repository, access
@@ -106,9 +109,9 @@ class OCIAccess:
         except GitopsdError as error:
             raise RemoteError(f"failed to get secret '{self._namespace}/{name}': {error}") from error
 
-    def _static(self, secrets: list[Secret], repository: Repository) -> tuple[str, str, str]:
+    async def _static(self, secrets: list[Secret], repository: Repository) -> tuple[str, str, str]:
         try:
-            return credentials([(secret.type, secret.data) for secret in secrets], repository)
+            return await offload(credentials, [(secret.type, secret.data) for secret in secrets], repository)
         except ValueError as error:
             raise _unauthenticated("failed to get credential", error) from error
 
@@ -157,10 +160,10 @@ class OCIAccess:
         except (GitopsdError, ValueError) as error:
             raise _unauthenticated("failed to get proxy address", error) from error
 
-    async def _tls(self) -> TlsIdentity:
+    async def _tls(self, *, insecure: bool) -> TlsIdentity:
         spec = self._source.spec
         if spec.cert_secret_ref is None:
-            return TlsIdentity(insecure=spec.insecure)
+            return TlsIdentity(insecure=insecure)
         try:
             secret = await self._secret(spec.cert_secret_ref.name)
             identity = tls_identity(secret.data, secret=secret.name)

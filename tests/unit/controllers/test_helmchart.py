@@ -655,6 +655,11 @@ async def test_s11_1_credentials_of_registries(bench: Bench) -> None:
         await bench.fetched(version="1.0.0", interval=f"{len(bench.registry.accesses) + 1}m")
         assert bench.registry.accesses[-1].username == user
     assert (bench.registry.accesses[-1].plain_http, bench.registry.accesses[-1].timeout) == (True, 7.0)
+    for spec in ({"provider": "aws"}, {"provider": "aws", "secretRef": {"name": "basic"}}):
+        bench.oci(insecure=True, **spec)
+        await bench.fetched(version="1.0.0", interval=f"{len(bench.registry.accesses) + 1}m")
+        # A cloud's token is never sent in the clear.
+        assert bench.registry.accesses[-1].plain_http == ("secretRef" in spec)
 
 
 async def test_s11_2_a_gate_that_is_closed_stalls(bench: Bench) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +19,7 @@ from gitopsd import metrics
 from gitopsd.api.meta import Artifact, ConditionType, Reason
 from gitopsd.api.source import OCIRepository
 from gitopsd.artifact.tree import FileTree
-from gitopsd.controllers import oci
+from gitopsd.controllers import oci, oci_access
 from gitopsd.controllers.oci import HELM_CONTENT, LAYER_LIMIT, OCISource
 from gitopsd.controllers.secrets import Secret
 from gitopsd.controllers.source import Fetched, Services, SourceError, Unchanged
@@ -450,6 +451,31 @@ def test_s6_1_insecure_allows_plain_http_and_any_certificate_without_cert_secret
     stage.secrets.add("tls", ca__crt=authority.pem)
     stage.fetch(certSecretRef={"name": "tls"})
     assert stage.access == RegistryAccess(plain_http=True, tls=TlsIdentity(authority.pem))
+
+
+@pytest.mark.parametrize("provider", ["aws", "azure", "gcp"])
+def test_s11_2_insecure_does_not_hand_a_clouds_token_to_anybody(stage: Stage, provider: str) -> None:
+    stage.fetch(insecure=True, provider=provider)
+    assert stage.access.password
+    assert (stage.access.plain_http, stage.access.tls) == (False, TlsIdentity())
+    stage.secrets.add_pull("pull", "me")
+    stage.fetch(insecure=True, provider=provider, secretRef={"name": "pull"}, ignore="x")
+    assert (stage.access.username, stage.access.plain_http) == ("me", True)
+
+
+def test_s11_1_a_large_docker_configuration_is_read_in_a_thread(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    threads: list[threading.Thread] = []
+    real = oci_access.credentials
+
+    def noted(*given: Any) -> tuple[str, str, str]:
+        threads.append(threading.current_thread())
+        return real(*given)
+
+    monkeypatch.setattr(oci_access, "credentials", noted)
+    stage.secrets.add_pull("pull", "me")
+    stage.fetch(secretRef={"name": "pull"})
+    assert threads
+    assert threading.main_thread() not in threads
 
 
 # -- 6.2 and 6.3: behaviour
