@@ -216,7 +216,22 @@ def _source_controller(shared: Shared, kind: source.SourceKind[Any]) -> _SourceC
     )
     reconciler: source.SourceReconciler[Any] = source.SourceReconciler(kind, parts)
     controller = _controller(shared, model, shared.settings.concurrent_sources, reconciler)
+    let_go(parts, controller.queue)
     return _SourceController(controller, parts)
+
+
+def let_go(parts: source.Parts, queue: WorkQueue[ObjectKey]) -> None:
+    """Keep nothing of a source that is gone, also when it went without its finalizer, or never had one."""
+
+    def listen(change: Change[Obj]) -> None:
+        if change.kind != "DELETED":
+            return
+        if change.old is not None:
+            parts.status.forget(change.old)
+        if parts.store.withdraw(change.key):
+            queue.add(change.key, cause=change.key.subject)
+
+    parts.informer.tell(listen)
 
 
 def _release_controller(shared: Shared) -> Controller:

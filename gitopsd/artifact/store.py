@@ -75,6 +75,7 @@ class ArtifactStore:
         self._clock = clock
         self._latest: dict[ObjectKey, Artifact] = {}
         self._announced: dict[ObjectKey, Artifact] = {}
+        self._withdrawn: set[ObjectKey] = set()
         self._kept: OrderedDict[str, FileTree] = OrderedDict()
         self._held = 0
         self._in_use: WeakValueDictionary[str, FileTree] = WeakValueDictionary()
@@ -211,11 +212,28 @@ class ArtifactStore:
 
     async def drop(self, source: ObjectKey) -> int:
         """Remove everything of a source that is gone; returns how many files. Raises StoreError."""
+        self._forget(source)
+        count = await offload(self._folder.drop, source_folder(source))
+        self._withdrawn.discard(source)
+        return count
+
+    def _forget(self, source: ObjectKey) -> Artifact | None:
         latest = self._latest.pop(source, None)
         self._announced.pop(source, None)
         if latest is not None:
             self._release(latest.digest)
-        return await offload(self._folder.drop, source_folder(source))
+        return latest
+
+    def withdraw(self, source: ObjectKey) -> bool:
+        """Give a source's artifact to nobody any more, at once; `drop` has still to come. False where there is none."""
+        if self._forget(source) is None:
+            return False
+        self._withdrawn.add(source)
+        return True
+
+    def is_withdrawn(self, source: ObjectKey) -> bool:
+        """Whether files of a source are left which are nobody's."""
+        return source in self._withdrawn
 
     # -- for consumers -------------------------------------------------------------------------------------------------
 

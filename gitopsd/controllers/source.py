@@ -151,6 +151,14 @@ class Restoring(Protocol[S_contra]):
         """
 
 
+@runtime_checkable
+class Remembering(Protocol):
+    """A kind that keeps something of each source between runs."""
+
+    def forget(self, key: ObjectKey) -> None:
+        """Keep nothing of a source that is gone."""
+
+
 class SourceError(ReconcileError):
     """A run that failed with a condition of its own; without one, Ready tells only that it will be tried again.
 
@@ -236,10 +244,24 @@ class SourceReconciler(Generic[S]):
         self._parts = parts
 
     async def reconcile(self, run: Run) -> Result:
-        """Bring the artifact to what the source points at (`spec/source.md` 2.2)."""
+        """Bring the artifact to what the source points at (`spec/source.md` 2.2).
+
+        What went without its finalizer leaves nothing either: who comes under its name begins with nothing (O04, O05).
+        """
+        if self._parts.store.is_withdrawn(run.key):
+            await self._drop(run.key)
+        seen = self._uid(run.key)
+        try:
+            return await self._reconcile(run)
+        finally:
+            if run.is_gone and self._uid(run.key) != seen:
+                await self._drop(run.key)
+
+    async def _reconcile(self, run: Run) -> Result:
         parts = self._parts
         cached = parts.informer.lister.get(run.key)
         if cached is None:
+            run.gone()
             return Result()
         obj = parts.status.newest(cached)
         if get_in(obj, "metadata", "deletionTimestamp") is not None:
@@ -262,11 +284,13 @@ class SourceReconciler(Generic[S]):
             try:
                 told = await self._attempt(run, source, status)
             except (GitopsdError, OSError) as problem:
-                error = problem if isinstance(problem, ReconcileError) else _unforeseen(problem)
-                await self._conclude_failed(status, error)
-                raise (error.outcome if isinstance(error, SourceError) else error) from problem
+                failure = problem if isinstance(problem, ReconcileError) else _unforeseen(problem)
+                await self._conclude_failed(status, failure)
+                raise (failure.outcome if isinstance(failure, SourceError) else failure) from problem
             self._conclude(status)
             await status.finish()
+        if status.is_gone or run.is_gone:
+            return Result()
         self._tell(status, told, {condition.type for condition in before if condition.is_true})
         self._parts.store.announce(run.key)
         interval: float = source.spec.interval_seconds  # type: ignore[attr-defined]
@@ -461,10 +485,7 @@ class SourceReconciler(Generic[S]):
         parts = self._parts
         if get_in(obj, "spec", "suspend"):
             return Result()
-        try:
-            await parts.store.drop(key)
-        except StoreError as error:
-            raise RetryError(Reason.GARBAGE_COLLECTION_FAILED, str(error)) from error
+        await self._drop(key)
         async with parts.status.session(obj, parts.tasks) as status:
             status.fields.clear()
             status.conditions = ()
@@ -474,11 +495,23 @@ class SourceReconciler(Generic[S]):
             await parts.status.remove_finalizer(obj)
         return Result()
 
+    def _uid(self, key: ObjectKey) -> str:
+        return str(get_in(self._parts.informer.lister.get(key), "metadata", "uid", default=""))
+
+    async def _drop(self, key: ObjectKey) -> int:
+        """Keep nothing of a source, on disk or in memory; returns how many files there were. Raises RetryError."""
+        if isinstance(self._kind, Remembering):
+            self._kind.forget(key)
+        try:
+            return await self._parts.store.drop(key)
+        except StoreError as error:
+            raise RetryError(Reason.GARBAGE_COLLECTION_FAILED, str(error)) from error
+
     async def _finalize(self, key: ObjectKey, obj: Obj) -> Result:
         """Drop the artifacts, then let the object go; also when it is suspended, or cannot be read."""
         try:
-            dropped = await self._parts.store.drop(key)
-        except StoreError as error:
+            dropped = await self._drop(key)
+        except RetryError as error:
             message = f"garbage collection for deleted resource failed: {error}"
             self._event(obj, "Warning", Reason.GARBAGE_COLLECTION_FAILED, message)
             raise RetryError(Reason.GARBAGE_COLLECTION_FAILED, message) from error

@@ -64,6 +64,10 @@ class Run:
         """Whether the object went away while it was worked on."""
         return self._held.is_gone
 
+    def gone(self) -> None:
+        """There is no such object: nothing about it is to be looked at again, or counted."""
+        self._held.is_gone = True
+
     @property
     def elapsed(self) -> float:
         """Seconds since the reconcile began."""
@@ -214,7 +218,12 @@ class Controller:
     def _requeue(self, run: Run, outcome: Result | Exception) -> None:
         """Turn an outcome into the next look, the log line of a failure, and metrics (`spec/kustomize.md` 7.2)."""
         queue, key = self.queue, run.key
+        delay: float | None
         match outcome:
+            # Who took its name meanwhile has been offered by the one who saw it come.
+            case _ if run.is_gone:
+                queue.forget(key)
+                delay = None
             case Result(again_in=None) | StallError():
                 queue.forget(key)
                 delay = None

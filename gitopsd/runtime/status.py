@@ -117,6 +117,7 @@ class StatusSession:
         self._loop = asyncio.get_running_loop()
         self._next_progress = self._loop.time() + LATE
         self.has_written = False  # sent anything, whether or not it arrived
+        self.is_gone = False  # the object was not there any more for the last write
 
     # -- conditions --------------------------------------------------------------------------------------------
 
@@ -207,6 +208,7 @@ class StatusSession:
         try:
             await self._write()
         except NotFoundError:
+            self.is_gone = True
             log.debug("the object was gone before its status was written")
 
     async def __aenter__(self) -> Self:

@@ -70,13 +70,14 @@ def own_objects(informer: Informer[Obj], queue: Queue, selector: Selector) -> No
     """Reconcile an object when it appears, when its spec changes, when it is asked for, and when it is to go."""
 
     def listen(change: Change[Obj]) -> None:
-        if change.new is None:
-            queue.discard(change.key)
-            metrics.forget_object(change.key.kind, change.key.namespace, change.key.name)
+        was_ours = change.old is not None and selector.matches(labels_of(change.old))
+        if change.new is None or not selector.matches(labels_of(change.new)):
+            if change.new is None or was_ours:
+                # Gone, or somebody else's from now on.
+                queue.discard(change.key)
+                metrics.forget_object(change.key.kind, change.key.namespace, change.key.name)
             return
-        if not selector.matches(labels_of(change.new)):
-            return
-        if change.old is None or not selector.matches(labels_of(change.old)) or _asks(change.old, change.new):
+        if change.old is None or not was_ours or _asks(change.old, change.new):
             queue.add(change.key, cause=change.key.subject)
 
     informer.tell(listen)

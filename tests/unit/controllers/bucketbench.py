@@ -260,7 +260,7 @@ class BucketBench(Bench):
     async def run(self, name: str = "app") -> Result | ReconcileError:
         """One run; what it ended with. What was told before is forgotten."""
         self.events.clear()
-        run: Any = SimpleNamespace(key=key(name), lending_slot=_lending_slot)
+        run: Any = SimpleNamespace(key=key(name), lending_slot=_lending_slot, is_gone=False)
         try:
             return await self._reconciler.reconcile(run)
         except ReconcileError as error:

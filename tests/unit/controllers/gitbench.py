@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import copy
 import hashlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -23,6 +23,7 @@ from gitopsd.fetch.git import Fetched, GitRequest
 from gitopsd.fetch.giturl import parse as parse_url
 from gitopsd.krm.objects import Obj, ObjectKey, key_of
 from gitopsd.kube.errors import NotFoundError
+from gitopsd.kube.informer import Change
 from gitopsd.kube.lister import Identity, Store
 from gitopsd.runtime.controller import Result
 from gitopsd.runtime.status import StatusOwner
@@ -43,6 +44,7 @@ class FakeApi:
         self.refusal: Exception | None = None  # of whatever is to be created
         self._cache = cache
         self._version = 100
+        self._created: dict[str, int] = {}
 
     async def get(self, path: str) -> Obj:
         if path not in self.objects:
@@ -59,7 +61,9 @@ class FakeApi:
     async def patch(self, path: str, body: Obj, **_: Any) -> Obj:
         name = path.removeprefix(PATH).removesuffix("/status")
         obj = copy.deepcopy(self._cache.get(key(name)))
-        assert obj is not None
+        version = (body.get("metadata") or {}).get("resourceVersion")
+        if obj is None or (version is not None and int(version) < self._created.get(obj["metadata"]["uid"], 0)):
+            raise NotFoundError(404, "NotFound", f'gitrepositories "{name}" not found')
         _merge(obj, {part: value for part, value in body.items() if part != "metadata"})
         finalizers = (body.get("metadata") or {}).get("finalizers")
         if finalizers is not None:
@@ -68,6 +72,7 @@ class FakeApi:
 
     def put(self, obj: Obj) -> Obj:
         self._version += 1
+        self._created.setdefault(obj["metadata"]["uid"], self._version)
         obj["metadata"]["resourceVersion"] = str(self._version)
         self._cache.put(key_of(obj), Identity(obj["metadata"]["uid"], str(self._version)), obj)
         return copy.deepcopy(obj)
@@ -97,6 +102,7 @@ class FakeRemote:
         self.allowed: list[float] = []
         self.seen_ago = 0.0
         self.moves_to: bytes | None = None
+        self.before_fetch: Callable[[], None] = lambda: None
 
     @property
     def sha(self) -> str:
@@ -117,6 +123,7 @@ class FakeRemote:
 
     async def fetch(self, request: GitRequest, revision: str | None = None) -> Fetched:
         self._ask("fetch", request)
+        self.before_fetch()
         if self.moves_to is not None:
             self.commit, self.moves_to = self.moves_to, None
         subject = self.commit.partition(b"\n\n")[2].partition(b"\n")[0].decode()
@@ -139,6 +146,7 @@ class Bench:
         self.api = FakeApi(self.cache)
         self.remote = FakeRemote()
         self.events: list[tuple[str, str, str]] = []
+        self.listeners: list[Callable[[Change[Obj]], None]] = []
         self.cloud: Any = SimpleNamespace()
         self.settings = settings
         self.store = ArtifactStore(folder, advertised="localhost:9090", budget=1 << 20)
@@ -184,14 +192,14 @@ class Bench:
 
     # -- objects -----------------------------------------------------------------------------------------------
 
-    def apply(self, name: str = "app", **spec: Any) -> None:
+    def apply(self, name: str = "app", *, uid: str = "", **spec: Any) -> None:
         """Create an object or give it another spec; `None` removes a field."""
         found = copy.deepcopy(self.cache.get(key(name)))
         if found is None:
             found = {
                 "apiVersion": "source.toolkit.fluxcd.io/v1",
                 "kind": "GitRepository",
-                "metadata": {"name": name, "namespace": NAMESPACE, "uid": f"uid-{name}", "generation": 0},
+                "metadata": {"name": name, "namespace": NAMESPACE, "uid": uid or f"uid-{name}", "generation": 0},
                 "spec": {"url": "https://example.com/app.git", "interval": "10m", "ref": {"branch": "main"}},
                 "status": {"observedGeneration": -1},
             }
@@ -199,6 +207,13 @@ class Bench:
         found["spec"] = {field: value for field, value in found["spec"].items() if value is not None}
         found["metadata"]["generation"] += 1
         self.api.put(found)
+
+    def vanish(self, name: str = "app") -> None:
+        """Let an object be gone at once, finalizer or not, and tell the listeners."""
+        old = self.cache.get(key(name))
+        self.cache.drop(key(name))
+        for listener in self.listeners:
+            listener(Change("DELETED", key(name), old, None))
 
     def request(self, token: str, name: str = "app") -> None:
         """Ask for a run, as with `requestedAt`."""
@@ -243,11 +258,15 @@ class Bench:
         self.events.clear()
         self.remote.asked.clear()
         self.remote.requests.clear()
-        run: Any = SimpleNamespace(key=key(name), lending_slot=_lending_slot)
+        run: Any = SimpleNamespace(key=key(name), lending_slot=_lending_slot, is_gone=False)
         try:
             return await self._reconciler.reconcile(run)
         except ReconcileError as error:
             return error
+
+    async def reconcile(self, run: Any) -> Result:
+        """One run of the test's own."""
+        return await self._reconciler.reconcile(run)
 
     async def good(self, name: str = "app") -> None:
         """One run that has to succeed."""

@@ -168,7 +168,7 @@ class HelmBench:
         """One run; what it ended with. What was told and asked before is forgotten."""
         self.events.clear()
         self.web.asked.clear()
-        run: Any = SimpleNamespace(key=KEY, lending_slot=gitbench._lending_slot)
+        run: Any = SimpleNamespace(key=KEY, lending_slot=gitbench._lending_slot, is_gone=False)
         try:
             return await self._reconciler.reconcile(run)
         except ReconcileError as error:

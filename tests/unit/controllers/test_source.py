@@ -8,8 +8,11 @@ from typing import Any
 
 import pytest
 
+from gitopsd import wiring
 from gitopsd.errors import GitopsdError, RetryError
-from tests.unit.controllers.gitbench import Bench
+from gitopsd.runtime.controller import Result
+from gitopsd.runtime.queue import WorkQueue
+from tests.unit.controllers.gitbench import Bench, _lending_slot, key
 
 
 @pytest.fixture
@@ -44,3 +47,101 @@ async def test_T15_s2_3_what_nobody_foresaw_is_a_failed_run_too(bench: Bench, fa
     assert bench.condition("Ready")[:2] == ("False", "ProgressingWithRetry")  # type: ignore[index]
     assert bench.condition("Reconciling")[:2] == ("True", "ProgressingWithRetry")  # type: ignore[index]
     assert bench.events == [("Warning", "Failed", text)]
+
+
+# -- objects that go, and others that come under their names
+
+
+class Went:
+    """A run whose object is taken away in its midst, finalizer or not, as the informer would tell it."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.key = key("app")
+        self.is_gone = False
+        self.lending_slot = _lending_slot
+        self._bench = bench
+
+    def gone(self) -> None:
+        self.is_gone = True
+
+    def happen(self) -> None:
+        self._bench.vanish()
+        self.gone()
+
+
+async def test_O05_what_goes_while_it_is_fetched_leaves_no_artifact(bench: Bench, tmp_path: Path) -> None:
+    bench.apply()
+    run: Any = Went(bench)
+    bench.remote.before_fetch = run.happen
+    assert await bench.reconcile(run) == Result()
+    assert bench.store.latest(key("app")) is None
+    assert bench.store.announced(key("app")) is None
+    assert bench.store.announcements.empty()
+    assert bench.events == []
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+async def test_O04_what_takes_a_name_meanwhile_is_given_nothing_of_the_one_before(bench: Bench) -> None:
+    bench.apply()
+    run: Any = Went(bench)
+
+    def replace() -> None:
+        run.happen()
+        bench.apply(uid="another")
+
+    bench.remote.before_fetch = replace
+    assert await bench.reconcile(run) == Result()
+    assert "artifact" not in bench.status()
+    assert bench.store.announced(key("app")) is None
+    bench.remote.before_fetch = lambda: None
+    await bench.good()
+    assert bench.store.announced(key("app")) is not None
+
+
+async def test_O05_one_that_went_between_two_runs_leaves_nothing_to_who_comes_next(
+    bench: Bench, tmp_path: Path
+) -> None:
+    bench.apply()
+    await bench.good()
+    queue = deletions(bench)
+    bench.vanish()
+    assert bench.store.announced(key("app")) is None
+    assert queue.due(key("app")) == 0
+    run: Any = Went(bench)
+    assert await bench.reconcile(run) == Result()
+    assert run.is_gone
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    bench.apply(uid="another")
+    await bench.good()
+
+
+async def test_Q17_a_kind_that_is_not_served_for_a_while_costs_no_artifact(bench: Bench) -> None:
+    bench.apply()
+    await bench.good()
+    found = bench.cache.get(key("app"))
+    artifact = bench.store.latest(key("app"))
+    assert found is not None
+    bench.cache.drop(key("app"))  # and no word of a deletion
+    run: Any = Went(bench)
+    assert await bench.reconcile(run) == Result()
+    bench.api.put(found)
+    assert bench.store.announced(key("app")) == artifact
+    await bench.good()
+    assert bench.remote.asked == ["resolve"]
+
+
+async def test_answers_to_writes_are_not_kept_of_what_is_gone(bench: Bench) -> None:
+    bench.apply()
+    await bench.good()
+    assert bench.parts.status._answers
+    deletions(bench)
+    bench.vanish()
+    assert not bench.parts.status._answers
+
+
+def deletions(bench: Bench) -> WorkQueue[Any]:
+    """What the daemon listens to, fed by the bench."""
+    queue: WorkQueue[Any] = WorkQueue("deletions")
+    bench.parts.informer.tell = bench.listeners.append  # type: ignore[method-assign,assignment]
+    wiring.let_go(bench.parts, queue)
+    return queue

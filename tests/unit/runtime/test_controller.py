@@ -227,3 +227,34 @@ def test_an_object_that_goes_while_it_is_worked_on_leaves_no_series() -> None:
 def test_intervals_are_spread_by_their_percentage(rand: float, expected: float) -> None:
     source: Callable[[], float] = lambda: rand  # noqa: E731
     assert jittered(100, 5, source) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    "outcome",
+    [Result(again_in=5), WaitError("R", "m", again_in=5), RetryError("R", "m"), RetryError("R", "m", again_in=5)],
+    ids=["good", "wait", "retry", "fixed retry"],
+)
+def test_s12_3_nothing_is_left_of_an_object_that_went_while_it_was_worked_on(outcome: Result | Exception) -> None:
+    """No timer, no failures, and no series that come back with a later look."""
+    ran: list[float] = []
+
+    async def scenario() -> None:
+        queue: WorkQueue[ObjectKey] = WorkQueue("gone", floor=1, ceiling=50)
+
+        class Going:
+            async def reconcile(self, run: Run) -> Result:
+                ran.append(asyncio.get_running_loop().time())
+                queue.discard(A)
+                if isinstance(outcome, Exception):
+                    raise outcome
+                return outcome
+
+        controller = Controller(ControllerSpec("gone", "Gone", "g", 1), queue, Going())
+        async with TaskScope("test") as tasks:
+            tasks.start("run", controller.run())
+            queue.add(A)
+            await asyncio.sleep(100)
+
+    run(scenario())
+    assert ran == [0]
+    assert ("Gone", "a", "ns") not in metrics.reconcile_duration._metrics
