@@ -38,13 +38,14 @@ class _Memory:
 
     def note(self, source: ObjectKey, revision: str, fingerprints: bytes) -> None:
         """Remember the objects of an artifact that is being stored."""
-        self._forget(source)
+        self.forget(source)
         self._known[source] = (revision, fingerprints)
         self._held += len(fingerprints)
         while self._held > self._budget:
-            self._forget(next(iter(self._known)))
+            self.forget(next(iter(self._known)))
 
-    def _forget(self, source: ObjectKey) -> None:
+    def forget(self, source: ObjectKey) -> None:
+        """Know nothing of a source any more."""
         self._held -= len(self._known.pop(source, ("", b""))[1])
 
     def seen(self, source: ObjectKey, revision: str) -> Seen:
@@ -71,6 +72,10 @@ class BucketSource:
     def is_static(self, source: Bucket) -> bool:
         """Never."""
         return False
+
+    def forget(self, key: ObjectKey) -> None:
+        """Keep nothing of a bucket that is gone."""
+        self._memory.forget(key)
 
     async def fetch(self, source: Bucket, current: Artifact | None, status: StatusSession) -> Fetched | Unchanged:
         """List what the bucket has; download what changed, if anything did."""

@@ -69,6 +69,13 @@ class HelmRepositorySource:
         """Whether it is an address for charts, and nothing more (`spec/source.md` 7.3)."""
         return source.spec.is_oci
 
+    def forget(self, key: ObjectKey) -> None:
+        """Keep nothing of a repository that is gone."""
+        self._refusals.pop(key, None)
+        known = self._known.pop(key, None)
+        if known is not None:
+            self._services.indexes.drop(_artifact_path(key, known.revision))
+
     async def fetch(
         self, source: HelmRepository, current: Artifact | None, status: StatusSession
     ) -> Fetched | Unchanged:
@@ -171,19 +178,26 @@ class HelmRepositorySource:
     def _fetched(
         self, source: HelmRepository, current: Artifact | None, revision: str, target: Path, built: Built
     ) -> Fetched:
-        file_name = f"index-{revision.partition(':')[2]}.yaml"
         indexes = self._services.indexes
         if current is not None:
             indexes.drop(current.path)
-        indexes.adopt(f"{source_folder(source.key)}/{file_name}", built.table)
+        indexes.adopt(_artifact_path(source.key, revision), built.table)
         return Fetched(
             revision=revision,
-            file_name=file_name,
+            file_name=_file_name(revision),
             content=target,
             stored=_stored(revision),
             told=_told(source, built.table.file_size),
             not_stored=_NOT_STORED,
         )
+
+
+def _file_name(revision: str) -> str:
+    return f"index-{revision.partition(':')[2]}.yaml"
+
+
+def _artifact_path(key: ObjectKey, revision: str) -> str:
+    return f"{source_folder(key)}/{_file_name(revision)}"
 
 
 def _index_url(source: HelmRepository) -> str:

@@ -219,8 +219,9 @@ class BucketBench(Bench):
             lambda obj: PATH + str(obj["metadata"]["name"]),
         )
         informer: Any = SimpleNamespace(lister=self.cache)
+        self.source = BucketSource(services)  # type: ignore[assignment]
         parts = Parts(informer, self.store, self.recorder, owner, self.tasks, self.settings)
-        self._reconciler: SourceReconciler[Bucket] = SourceReconciler(BucketSource(services), parts)
+        self._reconciler: SourceReconciler[Bucket] = SourceReconciler(self.source, parts)
 
     @classmethod
     @asynccontextmanager

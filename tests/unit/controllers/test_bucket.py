@@ -197,6 +197,8 @@ async def test_s4_6_deletion_drops_the_artifact(bench: BucketBench, tmp_path: Pa
     bench.api.put({**found, "metadata": {**found["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}})
     assert isinstance(await bench.run(), Result)
     assert not (tmp_path / "bucket/ns/app").exists()
+    assert not bench.source._memory._known
+    assert not bench.source._memory._held
 
 
 # -- what fails, by the table of 9.4

@@ -573,3 +573,23 @@ def test_what_is_remembered_of_servers_is_bounded(monkeypatch: pytest.MonkeyPatc
         key = KEY._replace(name=f"n{number}")
         source._remember(key, "sha256:x", Downloaded(Path(), 1, {}, Validators("u", "e")))
     assert len(source._known) == 2
+
+
+@pytest.mark.parametrize("how", ["deleted", "of type oci from now on"])
+async def test_s7_3_nothing_is_kept_of_a_repository_that_is_gone(bench: HelmBench, how: str) -> None:
+    bench.apply()
+    bench.serve(INDEX, ETag='"one"')
+    await bench.good()
+    bench.reply = Reply(status=429, headers={"Retry-After": "5"})
+    await bench.run()
+    assert bench.indexes.weight
+    if how == "deleted":
+        metadata = {**bench.obj["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}
+        bench.api.put({**bench.obj, "metadata": metadata})
+    else:
+        bench.apply(type="oci", url="oci://registry.example.com/charts")
+    await bench.run()
+    assert bench.indexes.weight == 0
+    assert not bench.source._known
+    assert not bench.source._refusals
+    assert bench.files == []
