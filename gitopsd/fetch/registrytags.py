@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Final
 
 from gitopsd.apply.patterns import PatternError, anywhere
@@ -35,7 +35,7 @@ def newest_tag(tags: Iterable[str], wanted: str, pattern: str = "", *, underscor
     deadline = time.monotonic() + _PATIENCE
     # Tags that differ in build metadata only are of one version: the text decides, so that it is always the same one.
     for version, tag in sorted(found, reverse=True):
-        if allowed.matches(version) and (accept is None or _is_accepted(accept, tag)):
+        if allowed.matches(version) and (accept is None or accept(tag)):
             return tag
         if time.monotonic() > deadline:
             raise RemoteError("the semverFilter takes too long on the repository's tags", rule="regexp")
@@ -50,10 +50,3 @@ def _version(tag: str, *, underscores: bool) -> Version | None:
         return Version(text)
     except VersionError:
         return None
-
-
-def _is_accepted(accept: Callable[[str], bool], tag: str) -> bool:
-    try:
-        return accept(tag)
-    except PatternError:
-        raise RemoteError("the semverFilter takes too long on a tag", rule="regexp") from None

@@ -75,7 +75,7 @@ def test_patterns_match_whole_texts_as_go_matches_them(pattern: str, yes: list[s
         "(?P<>a)",
         "(?P<x",
         "[[:nope:]]",
-        r"\p{Greek}",
+        r"\p{Martian}",
         r"\xZZ",
         r"\x{110000}",
         "\\",
@@ -90,7 +90,7 @@ def test_what_go_refuses_or_backtracking_needs_is_an_error(pattern: str) -> None
 
 @pytest.mark.parametrize(
     "pattern",
-    ["a" * (MAX_PATTERN + 1), "(" * 500 + ")" * 500, "((a{1000}){1000}){1000}", "(a?){1000}" * 10],
+    ["a" * (MAX_PATTERN + 1), "((a{1000}){1000}){1000}", "(a?){1000}" * 5, "(.?){1000}", "((((){1000}){1000}){1000})"],
 )
 def test_large_patterns_are_refused(pattern: str) -> None:
     with pytest.raises(PatternError):
@@ -99,7 +99,7 @@ def test_large_patterns_are_refused(pattern: str) -> None:
 
 @pytest.mark.parametrize(
     ("pattern", "text"),
-    [("(a+)+b", "a" * 5000), ("(a|a)*c", "a" * 5000), ("(.*)*x", "y" * 2000), ("((((){1000}){1000}){1000}){1000}", "")],
+    [("(a+)+b", "a" * 5000), ("(a|a)*c", "a" * 5000), ("(.*)*x", "y" * 2000), ("(" * 500 + ")" * 500, "")],
 )
 def test_patterns_that_explode_elsewhere_are_decided_in_one_pass(pattern: str, text: str) -> None:
     """spec/hostile-inputs.md 1, bound `user regex time`: a backtracking matcher would not return."""
@@ -139,11 +139,55 @@ def test_anywhere_finds_what_go_finds(pattern: str, text: str, found: bool | Non
         assert anywhere(pattern)(text) is found
 
 
-def test_s6_1_a_pattern_that_takes_too_long_is_given_up() -> None:
-    slow = anywhere("(.?){900}y")
-    assert slow("y")
-    with pytest.raises(PatternError, match="takes too long"):
-        slow("a" * 2048)
+@pytest.mark.parametrize(
+    ("pattern", "text", "found"),
+    [
+        ("(?i)^[^k]$", "k", False),
+        ("(?i)^[^k]$", "K", False),
+        ("(?i)^[^k]$", "\u212a", False),
+        ("(?i)^k$", "\u212a", True),
+        (r"(?i)^\W$", "s", False),
+        (r"(?i)^\w$", "\u00df", False),
+        (r"(?i)^\PL$", "\u00df", False),
+        (r"(?i)^\p{Greek}$", "\u03a9", True),
+        (r"^\101\07?$", "A", True),
+        ("^a(?i){0}$", "", True),
+        (r"^\\C$", "\\C", True),
+        (r"^\Q\C\E$", "\\C", True),
+        (r"^\Qa\E\\\Q\C", "a\\\\C", True),
+        ("^\ud800?$", "", None),
+        ("", "\ud800", True),
+        ("^.$", "\ud800", True),
+        ("{2}", "{2}", None),
+        (r"\1", "", None),
+        (r"\C", "a", None),
+        (r"a\\\C", "", None),
+        (r"\Qa\E\C", "", None),
+    ],
+)
+def test_s6_1_corners_of_the_dialect_are_gos(pattern: str, text: str, found: bool | None) -> None:
+    """What Go itself said about them."""
+    test_anywhere_finds_what_go_finds(pattern, text, found)
+
+
+@pytest.mark.parametrize(
+    ("pattern", "why"),
+    [
+        ("(", "missing closing )"),
+        ("[a", "missing closing ]"),
+        ("*", "missing argument to repetition operator"),
+        ("a**", "invalid nested repetition operator"),
+        ("a{1001}", "invalid repeat count"),
+        ("(?=a)", "invalid or unsupported Perl syntax"),
+        ("[z-a]", "invalid character class range"),
+        (r"\k", "invalid escape sequence"),
+        ("a)", "unexpected )"),
+    ],
+)
+def test_what_is_wrong_is_told_in_gos_words(pattern: str, why: str) -> None:
+    with pytest.raises(PatternError) as caught:
+        whole(pattern)
+    assert str(caught.value) == f"error parsing regexp: {why}: `{pattern}`"
 
 
 def test_s6_1_what_people_write_is_never_too_slow_for_names() -> None:
