@@ -17,7 +17,7 @@ from gitopsd.artifact.tree import FileTree
 from gitopsd.controllers.git_access import GitAccess
 from gitopsd.controllers.git_includes import GitIncludes
 from gitopsd.controllers.git_verification import GitVerification
-from gitopsd.controllers.source import Fetched, Services, SourceError, Unchanged, outdated
+from gitopsd.controllers.source import Fetched, Services, SourceError, Unchanged, building, outdated
 from gitopsd.fetch import git
 from gitopsd.fetch.errors import FetchError
 from gitopsd.fetch.git import GitFetcher, GitRef, GitRequest
@@ -87,6 +87,8 @@ class GitSource:
             age = self._fetcher.age(key)
             if await run.has(revision):
                 return _unchanged(revision, age)
+            if current is None or revision != current.revision:
+                building(status, f"building artifact: new upstream revision '{revision}'")
             found = await self._fetcher.fetch(request, revision)
         except FetchError as error:
             raise SourceError(ConditionType.FETCH_FAILED, error.reason, error.message, stalls=error.stalls) from error

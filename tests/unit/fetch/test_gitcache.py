@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import os
 import threading
 import time
@@ -18,7 +19,7 @@ from gitopsd.fetch.gitspool import PackLimits, Stop
 from gitopsd.fetch.gitview import is_whole, laid_over
 from tests.packs import HASH_DELTA, Item, commit, copy, delta, insert, object_hash, pack, tree
 
-STOP = Stop(time.monotonic() + 600)
+STOP = Stop(math.inf)
 LIMITS = PackLimits(cached_bytes=1 << 16)
 
 
