@@ -8,14 +8,16 @@ decides where blocking work runs.
 from __future__ import annotations
 
 import asyncio
+import heapq
 import random
 import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractAsyncContextManager
+from itertools import islice
 from types import TracebackType
 from typing import Any, NoReturn, ParamSpec, Self, TypeVar
 
@@ -105,6 +107,18 @@ async def compute(fn: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
 def pass_on() -> None:
     """Let others have their turn; for work inside `compute`, to be called every few milliseconds."""
     _turns.pass_on()
+
+
+# So many can be put in order in a few milliseconds.
+_SORTED_AT_ONCE = 4096
+
+
+def sorted_in_parts(items: Iterable[T], key: Callable[[T], Any] | None = None) -> list[T]:
+    """As `sorted`, for work in threads: a list is sorted in one go, and the event loop would wait for it."""
+    rest, parts = iter(items), list[list[T]]()
+    while part := sorted(islice(rest, _SORTED_AT_ONCE), key=key):  # type: ignore[type-var,arg-type]
+        parts.append(part)
+    return parts[0] if len(parts) == 1 else list(heapq.merge(*parts, key=key))  # type: ignore[arg-type]
 
 
 _LAG_PERIOD = 0.05

@@ -31,6 +31,7 @@ from gitopsd.artifact.tarform import (
     padding,
 )
 from gitopsd.errors import GitopsdError
+from gitopsd.tasks import sorted_in_parts
 
 _CHUNK: Final = 1 << 20
 _PARENT_PARTS: Final = frozenset((b"", b".", b".."))
@@ -395,8 +396,8 @@ class Layout:
         entries = [(path, raw, False) for path, raw in names.items()]
         entries += [(path, raw, True) for path, raw in folders.items()]
         # A parent comes before what is in it, and what is in it before the parent's next sibling: NUL sorts first.
-        entries.sort(key=lambda entry: entry[1].replace(b"/", b"\0"))
-        return cls([("", b".", True), *entries], frozenset(folders))
+        ordered = sorted_in_parts(entries, lambda entry: entry[1].replace(b"/", b"\0"))
+        return cls([("", b".", True), *ordered], frozenset(folders))
 
 
 def _add_with_parents(folders: dict[str, bytes], path: str, raw: bytes) -> None:

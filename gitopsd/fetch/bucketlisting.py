@@ -21,7 +21,7 @@ from gitopsd.artifact.ignore import IGNORE_FILE, Matcher, ignore_matcher
 from gitopsd.artifact.tree import DEFAULT_LIMITS, TreeError, TreeLimits, encode_path, shown
 from gitopsd.fetch.bucketclient import BucketClient, Entry
 from gitopsd.fetch.errors import RemoteError
-from gitopsd.tasks import offload
+from gitopsd.tasks import offload, sorted_in_parts
 
 # Storages may give empty pages in between; one that gives nothing else has nothing to give.
 _MOST_EMPTY_PAGES: Final = 1_000
@@ -48,7 +48,7 @@ class BucketIndex:
 
     @cached_property
     def _lines(self) -> list[bytes]:
-        ordered = sorted((entry.key.encode(), entry.etag.encode()) for entry in self.entries.values())
+        ordered = sorted_in_parts((entry.key.encode(), entry.etag.encode()) for entry in self.entries.values())
         return [b"%s %s\n" % pair for pair in ordered]
 
     @property

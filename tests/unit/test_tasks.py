@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from gitopsd import metrics
-from gitopsd.tasks import Turns, compute, pass_on, watch_lag
+from gitopsd.tasks import Turns, compute, pass_on, sorted_in_parts, watch_lag
 from tests import virtual
 
 
@@ -141,3 +141,10 @@ async def test_what_computes_may_pass_its_turn_on_from_anywhere():
     assert await asyncio.gather(*(compute(work, number) for number in range(40))) == list(range(40))
     with pytest.raises(ZeroDivisionError):
         await compute(lambda: 1 // 0)
+
+
+@pytest.mark.parametrize("many", [0, 1, 4096, 4097, 30_000])
+def test_V8_sorting_in_parts_sorts(many: int) -> None:
+    items = [(number * 7919 % 65_521, number) for number in range(many)]
+    assert sorted_in_parts(items) == sorted(items)
+    assert sorted_in_parts(items, lambda item: item[0] % 10) == sorted(items, key=lambda item: item[0] % 10)
