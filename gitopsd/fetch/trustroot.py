@@ -2,8 +2,9 @@
 
 Theory of operation. A trusted root (`trusted_root.json`) lists certificate authorities, transparency logs, certificate
 logs and timestamp authorities, each with the time during which it was good. A private Sigstore's comes from a Secret.
-The public one is fetched with TUF, whose first root is a part of the sigstore library: once for the process, and after
-a failure not again for a minute.
+The public one is fetched with TUF, whose first root is a part of the sigstore library: when it is first wanted, and
+again after a day, for logs and authorities come and go; after a failure not again for a while. What was fetched is used
+until there is something newer.
 
 Knows the file and TUF; refuses to know signatures. Invariant: what was not good at a time is not in `TrustRoot.at`.
 """
@@ -15,6 +16,7 @@ import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -39,6 +41,9 @@ PUBLIC_SIGSTORE: Final = "https://tuf-repo-cdn.sigstore.dev"
 ROOT_LIMIT: Final = 1 << 20
 _RETRY_AFTER: Final = 60.0
 _LONGEST_FETCH: Final = 60.0
+_RENEW_AFTER: Final = 24 * 3600.0
+_RETRY_RENEWAL_AFTER: Final = 3600.0
+_LONGEST_RENEWAL: Final = 5.0
 _SOCKET_TIMEOUT: Final = 10
 _MEDIA_TYPE: Final = "application/vnd.dev.sigstore.trustedroot"
 
@@ -162,6 +167,7 @@ class PublicRoot:
         self._limit = limit
         self._lock = asyncio.Lock()
         self._root: TrustRoot | None = None
+        self._fetched = 0.0
         self._tried: float | None = None
         self._why = ""
 
@@ -169,18 +175,27 @@ class PublicRoot:
         """The root. Raises VerifyError, for a minute the same one."""
         async with self._lock:
             if self._root is None:
-                await self._try()
+                await self._try(self._limit)
+            elif self._is_old():
+                # One that takes longer is there for the next who asks.
+                with suppress(VerifyError):
+                    await self._try(min(self._limit, _LONGEST_RENEWAL))
             assert self._root is not None
             return self._root
 
-    async def _try(self) -> None:
+    def _is_old(self) -> bool:
+        now = self._clock()
+        is_old = now - self._fetched >= _RENEW_AFTER
+        return is_old and (self._tried is None or now - self._tried >= _RETRY_RENEWAL_AFTER)
+
+    async def _try(self, limit: float) -> None:
         now = self._clock()
         if self._tried is not None and now - self._tried < _RETRY_AFTER:
             raise VerifyError(self._why)
         self._tried = now
         self._why = "the trusted root of the public Sigstore could not be fetched in time"
         try:
-            async with asyncio.timeout(self._limit):
+            async with asyncio.timeout(limit):
                 await offload(self._load)
         except TimeoutError:
             raise VerifyError(self._why) from None
@@ -191,6 +206,7 @@ class PublicRoot:
     def _load(self) -> None:
         # In the thread, so that a result which nobody waits for any more is there for the next.
         self._root = TrustRoot.read(self._fetch(), "the trusted root of the public Sigstore")
+        self._fetched = self._clock()
 
 
 def fetch_root(url: str, first: bytes = b"") -> bytes:

@@ -1,4 +1,4 @@
-"""The public trusted root: fetched once for the process, not asked for again and again when it cannot be had."""
+"""The public trusted root: fetched once a day, not asked for again and again when it cannot be had."""
 
 from __future__ import annotations
 
@@ -33,16 +33,52 @@ class Source:
         return PublicRoot(self.fetch, clock=lambda: self.now)
 
 
-async def test_s11_1_the_public_root_is_fetched_once_for_the_process() -> None:
+async def test_s11_1_the_public_root_is_fetched_once_a_day() -> None:
     source = Source(ROOT)
     public = source.root()
     assert source.asked == 0
     first, *others = await asyncio.gather(*(public.get() for _ in range(5)))
-    source.now += 1e9
+    source.now += 86399
     assert await public.get() is first
     assert all(other is first for other in others)
     assert isinstance(first, TrustRoot)
     assert source.asked == 1
+
+
+async def test_s11_1_an_old_root_is_renewed_and_used_until_then() -> None:
+    source = Source(ROOT, "unreachable", "unreachable", ROOT)
+    public = source.root()
+    first = await public.get()
+    for pause in (86400.0, 0.0, 3599.0, 1.0, 3599.0):
+        source.now += pause
+        assert await public.get() is first
+    assert source.asked == 3
+    source.now += 1
+    second = await public.get()
+    assert second is not first
+    source.now += 86399
+    assert await public.get() is second
+    assert source.asked == 4
+
+
+async def test_s11_1_a_renewal_that_takes_too_long_holds_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    release = threading.Event()
+    now, fetched = 0.0, [ROOT]
+
+    def fetch() -> bytes:
+        if not fetched:
+            assert release.wait(20)
+            return ROOT
+        return fetched.pop()
+
+    public = PublicRoot(fetch, clock=lambda: now)
+    first = await public.get()
+    monkeypatch.setattr("gitopsd.fetch.trustroot._LONGEST_RENEWAL", 0.01)
+    now += 86400
+    assert await public.get() is first
+    release.set()
+    while await public.get() is first:
+        await asyncio.sleep(0)
 
 
 async def test_s11_1_after_a_failure_it_is_asked_for_once_a_minute() -> None:
