@@ -339,8 +339,7 @@ class SourceReconciler(Generic[S]):
         recorded = get_in(status.fields, "artifact")
         current = msgspec.convert(recorded, Artifact) if recorded else None
         try:
-            await store.collect(key, current)
-            is_there = current is not None and await store.verify(key, current)
+            is_there = await self._swept(key, current, status.obj)
         except StoreError as error:
             raise SourceError(
                 ConditionType.STORAGE_OPERATION_FAILED, Reason.STAT_OPERATION_FAILED, str(error)
@@ -357,6 +356,23 @@ class SourceReconciler(Generic[S]):
         status.delete(ConditionType.ARTIFACT_IN_STORAGE)
         building(status, message)
         return None
+
+    async def _swept(self, key: ObjectKey, current: Artifact | None, obj: Obj) -> bool:
+        """Remove what is too old, and tell whether the artifact is there as it was made. Raises StoreError."""
+        store = self._parts.store
+        collected = await store.collect(key, current)
+        if collected:
+            text = f"garbage collected {collected} artifacts"
+            self._event(obj, "Trace", Reason.GARBAGE_COLLECTION_SUCCEEDED, text)
+        if current is None:
+            return False
+        has_file = await offload(store.path, current) is not None
+        if await store.verify(key, current):
+            return True
+        if has_file:
+            text = f"failed to verify integrity of artifact: computed digest doesn't match '{current.digest}'"
+            self._event(obj, "Warning", Reason.ARTIFACT_VERIFICATION_FAILED, text)
+        return False
 
     async def _store(self, key: ObjectKey, fetched: Fetched, status: StatusSession) -> bool:
         """Put the files into the storage and the artifact into the status; True when its bytes are new."""

@@ -309,7 +309,7 @@ async def test_s2_6_a_new_revision_is_told_by_its_subject_cut_at_fifty(bench):
     assert bench.events == [("Normal", "NewArtifact", f"stored artifact for commit '{'ä' * 50}'")]
     bench.remote.commit, bench.remote.files = commit_object("ä" * 51 + "\n\nbody"), {"a.yaml": b"2"}
     await bench.good()
-    assert bench.events == [("Normal", "NewArtifact", f"stored artifact for commit '{'ä' * 50}...'")]
+    assert bench.events[-1:] == [("Normal", "NewArtifact", f"stored artifact for commit '{'ä' * 50}...'")]
 
 
 # -- 5.7 ---------------------------------------------------------------------------------------------------------------

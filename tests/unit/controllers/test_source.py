@@ -12,6 +12,7 @@ from gitopsd import wiring
 from gitopsd.errors import GitopsdError, RetryError
 from gitopsd.runtime.controller import Result
 from gitopsd.runtime.queue import WorkQueue
+from tests.signing import commit_object
 from tests.unit.controllers.gitbench import Bench, _lending_slot, key
 
 
@@ -47,6 +48,34 @@ async def test_T15_s2_3_what_nobody_foresaw_is_a_failed_run_too(bench: Bench, fa
     assert bench.condition("Ready")[:2] == ("False", "ProgressingWithRetry")  # type: ignore[index]
     assert bench.condition("Reconciling")[:2] == ("True", "ProgressingWithRetry")  # type: ignore[index]
     assert bench.events == [("Warning", "Failed", text)]
+
+
+# -- what is told of the storage
+
+
+async def test_C13_s2_6_a_file_that_was_altered_is_told_and_made_again(bench: Bench, tmp_path: Path) -> None:
+    bench.apply()
+    await bench.good()
+    artifact = bench.status()["artifact"]
+    (tmp_path / artifact["path"]).write_bytes(b"altered")
+    await bench.good()
+    told = f"failed to verify integrity of artifact: computed digest doesn't match '{artifact['digest']}'"
+    assert bench.events == [("Warning", "ArtifactVerificationFailed", told)]
+    assert bench.status()["artifact"]["digest"] == artifact["digest"]
+    (tmp_path / artifact["path"]).unlink()
+    await bench.good()
+    assert bench.events == []  # one that is only missing was not altered by anybody
+
+
+async def test_s2_6_collected_files_are_told(bench: Bench, tmp_path: Path) -> None:
+    bench.apply()
+    for subject in ("one", "two", "three"):
+        bench.remote.commit = commit_object(subject)
+        await bench.good()
+    await bench.good()
+    assert bench.events == [("Trace", "GarbageCollectionSucceeded", "garbage collected 1 artifacts")]
+    await bench.good()
+    assert bench.events == []
 
 
 # -- objects that go, and others that come under their names
