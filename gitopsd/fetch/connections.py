@@ -13,12 +13,13 @@ from typing import Any
 
 import aiohttp
 from aiohttp.abc import AbstractResolver, ResolveResult
-from aiohttp.resolver import ThreadedResolver
 
 from gitopsd.fetch.errors import RemoteError
+from gitopsd.fetch.names import resolver
 from gitopsd.fetch.proxy import Proxy, open_tunnel
 
 _KEPT_ALIVE = 60.0
+_TRANSLATED = tuple(map(ipaddress.IPv6Network, ("64:ff9b::/96", "::ffff:0:0:0/96")))
 
 
 def is_private_literal(host: str) -> bool:
@@ -32,16 +33,23 @@ def is_private_literal(host: str) -> bool:
 def _is_private(address: str) -> bool:
     """Whether an IP address is anything but public: private, loopback, link-local, shared, reserved, multicast."""
     ip = ipaddress.ip_address(address)
-    mapped = ip.ipv4_mapped if isinstance(ip, ipaddress.IPv6Address) else None
-    ip = mapped or ip
+    inner = _embedded(ip) if isinstance(ip, ipaddress.IPv6Address) else None
+    ip = inner or ip
     return not ip.is_global or ip.is_multicast
+
+
+def _embedded(ip: ipaddress.IPv6Address) -> ipaddress.IPv4Address | None:
+    """The address of the older form that a network may make of one: mapped, 6to4, or translated (NAT64, SIIT)."""
+    if any(ip in network for network in _TRANSLATED):
+        return ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+    return ip.ipv4_mapped or ip.sixtofour
 
 
 class PublicResolver(AbstractResolver):
     """Resolves names to public addresses only; asked at every connection, so that a name cannot change in between."""
 
     def __init__(self) -> None:
-        self._inner = ThreadedResolver()
+        self._inner = resolver()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
@@ -59,8 +67,8 @@ class PublicResolver(AbstractResolver):
 class Connector(aiohttp.TCPConnector):
     """Connections of one pool, made through a SOCKS5 proxy if there is one."""
 
-    def __init__(self, socks: Proxy | None, resolver: AbstractResolver | None) -> None:
-        super().__init__(limit=0, keepalive_timeout=_KEPT_ALIVE, ttl_dns_cache=30, resolver=resolver)
+    def __init__(self, socks: Proxy | None, names: AbstractResolver | None) -> None:
+        super().__init__(limit=0, keepalive_timeout=_KEPT_ALIVE, ttl_dns_cache=30, resolver=names or resolver())
         self._socks = socks
 
     async def _resolve_host(self, host: str, port: int, traces: Any = None) -> list[ResolveResult]:

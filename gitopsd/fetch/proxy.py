@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from urllib.parse import quote, unquote, urlsplit
 
 from gitopsd.fetch.errors import RemoteError, printable
+from gitopsd.fetch.names import addresses
 
 _SCHEMES = {"http": 80, "https": 443, "socks5": 1080}
 _LONGEST = 2048
@@ -155,7 +156,7 @@ async def open_tunnel(proxy: Proxy, host: str, port: int) -> socket.socket:
 async def _connect(host: str, port: int) -> socket.socket:
     loop = asyncio.get_running_loop()
     failure: OSError | None = None
-    for family, kind, protocol, _, address in await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM):
+    for family, kind, protocol, _, address in await addresses(host, port):
         connection = socket.socket(family, kind, protocol)
         connection.setblocking(False)
         try:

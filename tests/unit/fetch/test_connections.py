@@ -21,6 +21,10 @@ from gitopsd.fetch.connections import is_private_literal
         "fe80::1",
         "fd00::1",
         "::ffff:10.0.0.1",
+        "::ffff:0:10.0.0.1",
+        "64:ff9b::169.254.169.254",
+        "2002:0a00:0001::1",
+        "fe80::1%eth0",
         "::",
     ],
 )
@@ -29,7 +33,8 @@ def test_A10_addresses_of_private_networks_are_known(host):
 
 
 @pytest.mark.parametrize(
-    "host", ["8.8.8.8", "140.82.121.4", "2606:4700::1111", "::ffff:8.8.8.8", "example.com", "localhost"]
+    "host",
+    ["8.8.8.8", "140.82.121.4", "2606:4700::1111", "::ffff:8.8.8.8", "64:ff9b::8.8.8.8", "example.com", "localhost"],
 )
 def test_A10_public_addresses_and_names_are_not_among_them(host):
     assert not is_private_literal(host)
