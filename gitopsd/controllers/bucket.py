@@ -8,7 +8,7 @@ what changed is downloaded.
 from __future__ import annotations
 
 from collections import OrderedDict
-from typing import Final
+from typing import Final, NamedTuple
 
 from gitopsd.api.meta import Artifact, ConditionType, Reason
 from gitopsd.api.resource import Resource
@@ -28,34 +28,58 @@ from gitopsd.tasks import offload
 _REMEMBERED_BYTES: Final = 32 << 20
 
 
+class _Place(NamedTuple):
+    """Where objects are: etags need not be digests, and say nothing about objects elsewhere."""
+
+    provider: str
+    endpoint: str
+    bucket: str
+
+    @classmethod
+    def of(cls, source: Bucket) -> _Place:
+        return cls(source.spec.provider, source.spec.endpoint, source.spec.bucket_name)
+
+
+class _Known(NamedTuple):
+    """The objects of an artifact of that revision."""
+
+    revision: str
+    place: _Place
+    fingerprints: bytes
+
+
 class _Memory:
     """What is known of the objects in stored artifacts, by source; the longest unused goes first."""
 
     def __init__(self, budget: int = _REMEMBERED_BYTES) -> None:
         self._budget = budget
         self._held = 0
-        self._known: OrderedDict[ObjectKey, tuple[str, bytes]] = OrderedDict()
+        self._known: OrderedDict[ObjectKey, _Known] = OrderedDict()
 
-    def note(self, source: ObjectKey, revision: str, fingerprints: bytes) -> None:
-        """Remember the objects of an artifact that is being stored."""
+    def note(self, source: ObjectKey, revision: str, place: _Place, fingerprints: bytes) -> None:
+        """Remember the objects of an artifact that is being stored, and where they came from."""
         self.forget(source)
-        self._known[source] = (revision, fingerprints)
+        self._known[source] = _Known(revision, place, fingerprints)
         self._held += len(fingerprints)
         while self._held > self._budget:
             self.forget(next(iter(self._known)))
 
     def forget(self, source: ObjectKey) -> None:
         """Know nothing of a source any more."""
-        self._held -= len(self._known.pop(source, ("", b""))[1])
+        known = self._known.pop(source, None)
+        if known is not None:
+            self._held -= len(known.fingerprints)
 
-    def seen(self, source: ObjectKey, revision: str) -> Seen:
-        """The objects of the artifact with that revision, as far as they are known."""
-        known, fingerprints = self._known.get(source, ("", b""))
-        return Seen(fingerprints if known == revision else b"")
+    def seen(self, source: ObjectKey, revision: str, place: _Place) -> Seen:
+        """The objects of the artifact with that revision, as far as they are known to be from that place."""
+        known = self._known.get(source)
+        is_same = known is not None and (known.revision, known.place) == (revision, place)
+        return Seen(known.fingerprints if known is not None and is_same else b"")
 
     def knows(self, source: ObjectKey, revision: str) -> bool:
         """Whether that artifact's objects are known."""
-        return self._known.get(source, ("", b""))[0] == revision
+        known = self._known.get(source)
+        return known is not None and known.revision == revision
 
 
 class BucketSource:
@@ -127,7 +151,7 @@ class BucketSource:
         return True
 
     async def _remember(self, source: Bucket, index: BucketIndex, revision: str) -> None:
-        self._memory.note(source.key, revision, await offload(lambda: index.fingerprints))
+        self._memory.note(source.key, revision, _Place.of(source), await offload(lambda: index.fingerprints))
 
     async def _before(self, source: Bucket, current: Artifact | None) -> tuple[Before, ...]:
         """The tree of the stored artifact, for what did not change."""
@@ -137,7 +161,8 @@ class BucketSource:
             tree = await self._services.store.files(current)
         except (ArtifactMissingError, ArchiveError):
             return ()
-        return (Before(tree, await offload(self._memory.seen, source.key, current.revision)),)
+        seen = await offload(self._memory.seen, source.key, current.revision, _Place.of(source))
+        return (Before(tree, seen),)
 
 
 def _stored(revision: str) -> str:

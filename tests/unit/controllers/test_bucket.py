@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from gitopsd.controllers.bucket import _Memory
+from gitopsd.controllers.bucket import _Memory, _Place
 from gitopsd.errors import RetryError, StallError
 from gitopsd.fetch.errors import RemoteError
 from gitopsd.kube.errors import ForbiddenError
@@ -55,6 +55,22 @@ def revision_of(objects: dict[str, bytes], algorithm: str = "sha256") -> str:
 
 
 # -- runs
+
+
+@pytest.mark.parametrize("other", [{"bucketName": "other"}, {"endpoint": "other:9000"}], ids=["bucket", "endpoint"])
+async def test_s9_3_I04_objects_of_another_bucket_are_never_taken_for_this_ones(
+    bench: BucketBench, other: dict[str, Any]
+) -> None:
+    """Etags need not be digests: one that counts versions says `1` everywhere."""
+    bench.storage._etag = lambda _: '"1"'  # type: ignore[method-assign]
+    bench.apply()
+    await bench.good()
+    bench.storage.objects = {"a.yaml": b"a: other\n"}
+    bench.apply(**other)
+    await bench.good()  # upstream sees no difference either
+    bench.storage.objects["b.yaml"] = b"b: 1\n"
+    await bench.good()
+    assert await bench.files() == bench.storage.objects
 
 
 async def test_s9_3_the_first_run_stores_an_artifact_of_the_index(bench: BucketBench) -> None:
@@ -658,11 +674,12 @@ async def test_a_token_is_not_sent_to_azure_without_tls(bench: BucketBench) -> N
 
 def test_what_is_remembered_is_bounded_and_the_oldest_goes_first() -> None:
     memory = _Memory(budget=64)
+    place = _Place("generic", "minio:9000", "bucket")
     for number in range(3):
-        memory.note(key(f"{number}"), "r", bytes(32))
+        memory.note(key(f"{number}"), "r", place, bytes(32))
     assert [memory.knows(key(f"{number}"), "r") for number in range(3)] == [False, True, True]
-    memory.note(key("1"), "r2", bytes(16))
+    memory.note(key("1"), "r2", place, bytes(16))
     assert not memory.knows(key("1"), "r")
     assert memory.knows(key("1"), "r2")
-    memory.note(key("large"), "r", bytes(100))
+    memory.note(key("large"), "r", place, bytes(100))
     assert not memory.knows(key("large"), "r")
