@@ -27,7 +27,7 @@ from gitopsd.fetch.errors import RemoteError, printable
 from gitopsd.fetch.gitpackets import Packets
 from gitopsd.fetch.giturl import GitURL
 from gitopsd.fetch.knownhosts import TrustedHosts
-from gitopsd.fetch.proxy import Proxy, open_tunnel
+from gitopsd.fetch.proxy import Proxy, connect, open_tunnel
 from gitopsd.tasks import offload
 
 _KEPT_IDENTITIES = 64
@@ -214,15 +214,17 @@ class _Gate(asyncio.Protocol):
         """Connect for asyncssh, through the proxy if there is one."""
         loop = asyncio.get_running_loop()
         self._inner = factory()
-        if self._proxy is None:
-            await loop.create_connection(lambda: self, host, port)
-        else:
-            try:
-                tunnel = await open_tunnel(self._proxy, host, port)
-            except RemoteError as error:
-                self.failure = error.message
-                raise OSError(error.message) from error
-            await loop.create_connection(lambda: self, sock=tunnel)
+        try:
+            way = connect(host, port) if self._proxy is None else open_tunnel(self._proxy, host, port)
+            connection = await way
+        except RemoteError as error:
+            self.failure = error.message
+            raise OSError(error.message) from error
+        try:
+            await loop.create_connection(lambda: self, sock=connection)
+        except BaseException:
+            connection.close()
+            raise
         return self._transport, self._inner
 
     def credit(self, size: int) -> None:

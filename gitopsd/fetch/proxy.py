@@ -141,7 +141,7 @@ async def open_tunnel(proxy: Proxy, host: str, port: int) -> socket.socket:
     """
     if proxy.scheme == "https":
         raise RemoteError("a proxy with scheme https cannot carry this connection, use http or socks5")
-    connection = await _connect(proxy.host, proxy.port)
+    connection = await connect(proxy.host, proxy.port)
     try:
         if proxy.scheme == "http":
             await _ask_http(connection, proxy, host, port)
@@ -153,7 +153,11 @@ async def open_tunnel(proxy: Proxy, host: str, port: int) -> socket.socket:
     return connection
 
 
-async def _connect(host: str, port: int) -> socket.socket:
+async def connect(host: str, port: int) -> socket.socket:
+    """Connect to one of a host's addresses, and return the non-blocking socket, which the caller closes.
+
+    The caller sets the deadline. Raises OSError.
+    """
     loop = asyncio.get_running_loop()
     failure: OSError | None = None
     for family, kind, protocol, _, address in await addresses(host, port):
@@ -169,7 +173,7 @@ async def _connect(host: str, port: int) -> socket.socket:
             raise
         else:
             return connection
-    raise failure or OSError("the proxy's name has no address")
+    raise failure or OSError("the name has no address")
 
 
 async def _ask_http(connection: socket.socket, proxy: Proxy, host: str, port: int) -> None:
