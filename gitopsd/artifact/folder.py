@@ -25,6 +25,8 @@ from gitopsd.krm.objects import ObjectKey
 _TEMPORARY: Final = ".tmp-"
 _MOST_COLLECTED: Final = 1000
 _CHUNK: Final = 1 << 20
+_NOTE: Final = ".note"
+_LONGEST_NOTE: Final = 1 << 16
 
 
 class Step(StrEnum):
@@ -216,6 +218,32 @@ class Folder:
         except OSError as error:
             raise _failure(error, folder, Step.WRITE) from error
         return count
+
+    def note(self, folder: str, text: bytes) -> None:
+        """Keep a few words beside the files of a source, for whoever comes after a restart; they are never served."""
+        target = self._root / folder / _NOTE
+        temporary = _temporary_beside(target)
+        try:
+            self._make_folder(target.parent)
+            try:
+                temporary.write_bytes(text)
+                temporary.chmod(0o600)
+                temporary.replace(target)
+            finally:
+                with suppress(OSError):
+                    temporary.unlink(missing_ok=True)
+        except OSError as error:
+            raise _failure(error, folder, Step.WRITE) from error
+
+    def noted(self, folder: str) -> bytes:
+        """What `note` kept; empty without it."""
+        try:
+            with (self._root / folder / _NOTE).open("rb") as file:
+                return file.read(_LONGEST_NOTE)
+        except FileNotFoundError:
+            return b""
+        except OSError as error:
+            raise _failure(error, folder, Step.READ) from error
 
     def resolve(self, request_path: str) -> Path | None:
         """The file or folder that a request means; None when there is none, or when it is none of the artifacts."""

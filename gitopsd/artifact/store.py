@@ -16,6 +16,7 @@ import asyncio
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Final
@@ -169,6 +170,23 @@ class ArtifactStore:
         Whoever gives it up removes it.
         """
         return self._folder.spool()
+
+    async def give_up(self, spooled: Path) -> None:
+        """Remove a file of `spool`. One that cannot be removed is swept by the next start."""
+        with suppress(OSError):
+            await offload(spooled.unlink, missing_ok=True)
+
+    async def note(self, source: ObjectKey, text: bytes) -> None:
+        """Keep a few words about a source until it goes, over restarts too. A disk that fails here fails nothing."""
+        with suppress(StoreError):
+            await offload(self._folder.note, source_folder(source), text)
+
+    async def noted(self, source: ObjectKey) -> bytes:
+        """What `note` kept of a source, and a restart did not lose; empty without it."""
+        try:
+            return await offload(self._folder.noted, source_folder(source))
+        except StoreError:
+            return b""
 
     async def link(self, source: ObjectKey, artifact: Artifact, name: str = LATEST) -> str:
         """Let `name` beside the artifact stand for it, and return the URL of that. Raises StoreError."""

@@ -2,18 +2,21 @@
 
 A part of the source controller. Knows `spec/source.md` 7 and the rows of 11.1 about it; how an index is downloaded and
 read is `fetch.helmindex*`. Of every repository the server's validators are remembered, so that an index that has not
-changed is not sent again. A repository of type `oci` is data for its charts: nothing is fetched for it.
+changed is not sent again, neither after a restart that left the storage. A repository of type `oci` is data for its
+charts: nothing is fetched for it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections import OrderedDict
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Final, NamedTuple
 
+import msgspec
 import structlog
 
 from gitopsd import metrics
@@ -31,9 +34,8 @@ from gitopsd.fetch.helmindexdownload import BusyError, Downloaded, Validators, d
 from gitopsd.fetch.helmindexurls import index_url, shown_url
 from gitopsd.fetch.http import Access
 from gitopsd.fetch.tls import TLSMaterialError
-from gitopsd.krm.objects import ObjectKey
+from gitopsd.krm.objects import Obj, ObjectKey
 from gitopsd.runtime.status import StatusSession
-from gitopsd.tasks import offload
 
 log = structlog.get_logger()
 
@@ -44,6 +46,15 @@ _NOT_ENCODED: Final = "unable to get JSON index from chart repo: "
 _NOT_STORED: Final = "unable to save artifact to storage"
 _NO_TLS: Final = "failed to construct Helm client's TLS config: "
 _UNITS: Final = ("B", "kB", "MB", "GB", "TB")
+
+
+class _Note(msgspec.Struct, frozen=True):
+    """What is kept of `_Known` beside the index; of the address, which may hold a token, a hash."""
+
+    revision: str
+    address: str
+    etag: str = ""
+    modified: str = ""
 
 
 class _Known(NamedTuple):
@@ -83,19 +94,33 @@ class HelmRepositorySource:
         url = _index_url(source)
         access = await repository_access(source, self._services.secrets)
         async with self._spooled() as spool:
-            downloaded = await self._download(source, url, access, current, spool)
+            known = await self._validators(source.key, url, current)
+            downloaded = await self._download(source, url, access, _algorithms(current), spool, known)
             self._refusals.pop(source.key, None)
             if current is not None and (downloaded is None or current.revision in downloaded.digests.values()):
                 if downloaded is not None:
-                    self._remember(source.key, current.revision, downloaded)
+                    await self._remember(source.key, current.revision, downloaded)
                 return _unchanged(source, current)
             assert downloaded is not None
             revision = downloaded.digests[self._services.settings.artifact_digest_algo]
             outdated(status, Reason.NEW_REVISION, f"new index revision '{revision}'")
             target = self._services.store.spool()
             built = await self._build(spool, target)
-        self._remember(source.key, revision, downloaded)
+        await self._remember(source.key, revision, downloaded)
         return self._fetched(source, current, revision, target, built)
+
+    async def restore(self, source: HelmRepository, artifact: Artifact, obj: Obj) -> Fetched | None:
+        """The index that was stored, if the server still has just that one."""
+        url = _index_url(source)
+        access = await repository_access(source, self._services.secrets)
+        async with self._spooled() as spool:
+            downloaded = await self._download(source, url, access, _algorithms(artifact), spool, None)
+            if downloaded is None or artifact.revision not in downloaded.digests.values():
+                return None
+            target = self._services.store.spool()
+            built = await self._build(spool, target)
+        await self._remember(source.key, artifact.revision, downloaded)
+        return self._fetched(source, artifact, artifact.revision, target, built)
 
     @asynccontextmanager
     async def _spooled(self) -> AsyncIterator[Path]:
@@ -104,12 +129,18 @@ class HelmRepositorySource:
         try:
             yield path
         finally:
-            await offload(path.unlink, missing_ok=True)
+            await self._services.store.give_up(path)
 
     # -- what the server has -------------------------------------------------------------------------------------------
 
     async def _download(
-        self, source: HelmRepository, url: str, access: Access, current: Artifact | None, path: Path
+        self,
+        source: HelmRepository,
+        url: str,
+        access: Access,
+        algorithms: set[str],
+        path: Path,
+        known: Validators | None,
     ) -> Downloaded | None:
         settings = self._services.settings
         try:
@@ -120,8 +151,8 @@ class HelmRepositorySource:
                     path,
                     access=access,
                     limit=settings.helm_index_max_size,
-                    algorithms=_algorithms(settings.artifact_digest_algo, current),
-                    known=self._validators(source.key, current),
+                    algorithms={settings.artifact_digest_algo} | algorithms,
+                    known=known,
                 )
         except TimeoutError:
             raise _failure(f"no complete answer within {format_duration(source.spec.timeout_seconds)}") from None
@@ -136,14 +167,17 @@ class HelmRepositorySource:
                 raise _not_fetched(Reason.INDEXATION_FAILED, f"{_NOT_LOADED}{message}") from error
             raise _failure(message) from error
 
-    def _validators(self, key: ObjectKey, current: Artifact | None) -> Validators | None:
-        known = self._known.get(key)
-        if known is None or current is None or known.revision != current.revision:
+    async def _validators(self, key: ObjectKey, url: str, current: Artifact | None) -> Validators | None:
+        if current is None:
             return None
-        return known.validators
+        known = self._known.get(key) or _known(await self._services.store.noted(key), url)
+        return known.validators if known is not None and known.revision == current.revision else None
 
-    def _remember(self, key: ObjectKey, revision: str, downloaded: Downloaded) -> None:
-        self._known[key] = _Known(revision, downloaded.validators)
+    async def _remember(self, key: ObjectKey, revision: str, downloaded: Downloaded) -> None:
+        known = _Known(revision, downloaded.validators)
+        if self._known.get(key) != known and known.validators.is_useful:
+            await self._services.store.note(key, _note(known))
+        self._known[key] = known
         self._known.move_to_end(key)
         while len(self._known) > _MOST_REMEMBERED:
             self._known.popitem(last=False)
@@ -163,7 +197,7 @@ class HelmRepositorySource:
                 spool, target, self._services.settings.helm_index_max_size
             )
         except BaseException as error:
-            await offload(target.unlink, missing_ok=True)
+            await self._services.store.give_up(target)
             if isinstance(error, IndexFormatError):
                 _count(error)
                 raise _not_fetched(Reason.INDEXATION_FAILED, f"{_NOT_LOADED}{error.message}") from error
@@ -217,17 +251,38 @@ def _index_url(source: HelmRepository) -> str:
     return url
 
 
-def _algorithms(canonical: str, current: Artifact | None) -> set[str]:
-    """What to hash with: as today, and as when the stored artifact was made (`spec/source.md` 4.2)."""
-    algorithms = {canonical}
-    if current is not None:
-        earlier = current.revision.partition(":")[0]
-        try:
-            hasher(earlier)
-        except ArchiveError:
-            return algorithms
-        algorithms.add(earlier)
-    return algorithms
+def _algorithms(current: Artifact | None) -> set[str]:
+    """What to hash with besides today's: as when the stored artifact was made (`spec/source.md` 4.2)."""
+    if current is None:
+        return set()
+    earlier = current.revision.partition(":")[0]
+    try:
+        hasher(earlier)
+    except ArchiveError:
+        return set()
+    return {earlier}
+
+
+def _address(url: str) -> str:
+    return hashlib.sha256(url.encode()).hexdigest()
+
+
+def _note(known: _Known) -> bytes:
+    found = known.validators
+    return msgspec.json.encode(_Note(known.revision, _address(found.url), found.etag, found.modified))
+
+
+def _known(note: bytes, url: str) -> _Known | None:
+    """What a note says of the index at `url`; None without a note, and when it is about another address."""
+    if not note:
+        return None
+    try:
+        found = msgspec.json.decode(note, type=_Note)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    if found.address != _address(url) or not (found.etag + found.modified).isprintable():
+        return None
+    return _Known(found.revision, Validators(url, found.etag, found.modified))
 
 
 def _not_fetched(reason: str, message: str, *, stalls: bool = False) -> SourceError:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
@@ -40,6 +41,11 @@ class Validators:
     url: str = ""
     etag: str = ""
     modified: str = ""
+
+    @property
+    def is_useful(self) -> bool:
+        """Whether there is anything to ask by."""
+        return bool(self.etag or self.modified)
 
     def headers(self, url: str) -> dict[str, str]:
         """The headers of a request that wants the file at `url` only if it is another one by now."""
@@ -166,6 +172,8 @@ class _Sink:
 
     def discard(self) -> None:
         """Leave nothing."""
-        if self._file is not None:
-            self._file.close()
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):
+            if self._file is not None:
+                self._file.close()
+        with suppress(OSError):
+            self._path.unlink(missing_ok=True)

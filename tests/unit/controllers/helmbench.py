@@ -157,11 +157,11 @@ class HelmBench:
 
     @property
     def files(self) -> list[str]:
-        """Every file of the storage, hidden ones too, links left out."""
+        """Every file of the storage, hidden ones too, links and notes left out."""
         return sorted(
             str(path.relative_to(self.folder))
             for path in self.folder.rglob("*")
-            if path.is_file() and not path.is_symlink()
+            if path.is_file() and not path.is_symlink() and path.name != ".note"
         )
 
     async def run(self) -> Result | ReconcileError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 from collections.abc import AsyncIterator
@@ -566,12 +567,12 @@ async def test_what_a_server_says_back_of_our_secrets_is_masked(bench: HelmBench
     assert "dXNlcjpodW50" not in str(bench.status)
 
 
-def test_what_is_remembered_of_servers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_what_is_remembered_of_servers_is_bounded(bench: HelmBench, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(helmrepository, "_MOST_REMEMBERED", 2)
-    source = HelmRepositorySourceOf()
+    source = bench.source
     for number in range(5):
         key = KEY._replace(name=f"n{number}")
-        source._remember(key, "sha256:x", Downloaded(Path(), 1, {}, Validators("u", "e")))
+        await source._remember(key, "sha256:x", Downloaded(Path(), 1, {}, Validators("u", "e")))
     assert len(source._known) == 2
 
 
@@ -593,3 +594,69 @@ async def test_s7_3_nothing_is_kept_of_a_repository_that_is_gone(bench: HelmBenc
     assert not bench.source._known
     assert not bench.source._refusals
     assert bench.files == []
+
+
+# -- over restarts, and on disks that fail
+
+
+async def test_s15_7_what_a_server_said_is_known_after_a_restart_that_left_the_storage(
+    bench: HelmBench, tmp_path: Path
+) -> None:
+    bench.apply(url="https://charts.example.com/stable?token=CNRY-token")
+    bench.serve(INDEX, ETag='"one"')
+    await bench.good()
+    note = await offload((bench.folder / f"helmrepository/{NAMESPACE}/charts/.note").read_bytes)
+    assert b"CNRY" not in note
+    again = helmrepository.HelmRepositorySource(bench.source._services)
+    bench.source.fetch = again.fetch  # type: ignore[method-assign]
+    await bench.good()
+    assert [one.headers.get("If-None-Match") for one in bench.web.asked] == ['"one"']
+
+
+@pytest.mark.parametrize(
+    "note", [b"", b"{", b"[]", b"\xff", b'{"revision":"x","address":"y","etag":"a\\u0007"}', b"{}" * 70000]
+)
+async def test_s15_7_a_note_that_cannot_be_used_costs_a_download(bench: HelmBench, note: bytes) -> None:
+    bench.apply()
+    bench.serve(INDEX, ETag='"one"')
+    await bench.good()
+    await offload((bench.folder / f"helmrepository/{NAMESPACE}/charts/.note").write_bytes, note)
+    bench.source._known.clear()
+    await bench.good()
+    assert [one.headers.get("If-None-Match") for one in bench.web.asked] == [None]
+
+
+async def test_s15_7_a_suspended_index_comes_back_if_the_server_still_has_it(bench: HelmBench) -> None:
+    bench.apply()
+    await bench.good()
+    bench.apply(suspend=True)
+    await bench.run()
+    before = bench.status["artifact"]
+    path = bench.folder / before["path"]
+    await offload(path.unlink)
+    await bench.run()
+    assert await offload(path.is_file)
+    assert bench.status["artifact"]["digest"] == before["digest"]
+    await offload(path.unlink)
+    bench.serve(INDEX.replace("1.1.0", "1.2.0"))
+    await bench.run()
+    assert not await offload(path.is_file)
+    assert bench.status["artifact"]["revision"] == before["revision"]
+
+
+async def test_s5_7_a_disk_that_can_only_be_read_is_told(bench: HelmBench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removing what was never made fails on such a disk, too."""
+
+    def refuses(*_: Any, **__: Any) -> Any:
+        raise OSError(errno.EROFS, "Read-only file system")
+
+    bench.apply()
+    monkeypatch.setattr(Path, "open", refuses)
+    monkeypatch.setattr(Path, "unlink", refuses)
+    await bench.run()
+    monkeypatch.undo()
+    assert bench.condition("FetchFailed") == (
+        "True",
+        "Failed",
+        f"{NOT_FETCHED}the index cannot be written: Read-only file system",
+    )
