@@ -337,7 +337,7 @@ class SourceReconciler(Generic[S]):
         """The artifact that is recorded and really there (the storage step of `spec/source.md` 2.2)."""
         store = self._parts.store
         recorded = get_in(status.fields, "artifact")
-        current = msgspec.convert(recorded, Artifact) if recorded else None
+        current = self._newest(key, msgspec.convert(recorded, Artifact)) if recorded else None
         try:
             is_there = await self._swept(key, current, status.obj)
         except StoreError as error:
@@ -345,7 +345,7 @@ class SourceReconciler(Generic[S]):
                 ConditionType.STORAGE_OPERATION_FAILED, Reason.STAT_OPERATION_FAILED, str(error)
             ) from error
         if current is not None and is_there:
-            status.fields["artifact"] = dict(recorded) | {"url": store.url(current.path)}
+            status.fields["artifact"] = current.to_builtins() | {"url": store.url(current.path)}
             if self._kind.link:
                 status.fields["url"] = store.link_url(key, self._kind.link)
             return current
@@ -356,6 +356,11 @@ class SourceReconciler(Generic[S]):
         status.delete(ConditionType.ARTIFACT_IN_STORAGE)
         building(status, message)
         return None
+
+    def _newest(self, key: ObjectKey, recorded: Artifact) -> Artifact:
+        """The recorded artifact, or the one that took its file when the status could not be written."""
+        latest = self._parts.store.latest(key)
+        return latest if latest is not None and latest.path == recorded.path else recorded
 
     async def _swept(self, key: ObjectKey, current: Artifact | None, obj: Obj) -> bool:
         """Remove what is too old, and tell whether the artifact is there as it was made. Raises StoreError."""

@@ -10,6 +10,8 @@ import pytest
 
 from gitopsd import wiring
 from gitopsd.errors import GitopsdError, RetryError
+from gitopsd.fetch.errors import FetchError
+from gitopsd.kube.errors import ServerError
 from gitopsd.runtime.controller import Result
 from gitopsd.runtime.queue import WorkQueue
 from tests.signing import commit_object
@@ -76,6 +78,34 @@ async def test_s2_6_collected_files_are_told(bench: Bench, tmp_path: Path) -> No
     assert bench.events == [("Trace", "GarbageCollectionSucceeded", "garbage collected 1 artifacts")]
     await bench.good()
     assert bench.events == []
+
+
+async def test_T02_a_status_that_could_not_be_written_costs_no_artifact(bench: Bench) -> None:
+    """The same revision under other rules takes the place of the same file."""
+    bench.apply()
+    await bench.good()
+    before = bench.status()["artifact"]
+    bench.apply(ignore="b.yaml")
+    bench.remote.files["c.yaml"] = b"c: 1\n"
+    patch, bench.api.patch = bench.api.patch, refused  # type: ignore[method-assign]
+    with pytest.raises(ServerError):
+        await bench.run()
+    bench.api.patch = patch  # type: ignore[method-assign]
+    assert bench.status()["artifact"] == before
+    bench.remote.failure = FetchError("GitOperationFailed", "down")
+    assert isinstance(await bench.run(), RetryError)
+    assert bench.events == [("Warning", "GitOperationFailed", "down")]
+    stored = bench.store.latest(key("app"))
+    assert stored is not None
+    assert bench.status()["artifact"] == stored.to_builtins()
+    assert await bench.files() == {"a.yaml": b"a: 1\n", "c.yaml": b"c: 1\n"}
+    bench.remote.failure = None
+    await bench.good()
+    assert bench.status()["observedIgnore"] == "b.yaml"
+
+
+async def refused(*_: Any, **__: Any) -> Any:
+    raise ServerError(500, "InternalError", "etcd is away")
 
 
 # -- objects that go, and others that come under their names
