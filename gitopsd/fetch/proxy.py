@@ -96,11 +96,14 @@ class EnvironmentProxies:
     no_proxy: str = ""
 
     def for_address(self, scheme: str, host: str, port: int) -> Proxy | None:
-        """The proxy for a request, or None for a direct one. Raises ValueError for an address that is none."""
+        """The proxy for a request, or None for a direct one. Raises RemoteError for an address that is none."""
         address = {"http": self.http, "https": self.https}.get(scheme, "")
         if not address or self._is_exempt(host.lower(), port):
             return None
-        return parse_proxy(address)
+        try:
+            return parse_proxy(address)
+        except ValueError as error:
+            raise RemoteError(f"{scheme.upper()}_PROXY of the daemon's environment: {error}") from None
 
     def _is_exempt(self, host: str, port: int) -> bool:
         if host == "localhost" or _is_loopback(host):

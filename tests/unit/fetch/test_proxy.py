@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from gitopsd.fetch.errors import RemoteError
 from gitopsd.fetch.proxy import EnvironmentProxies, parse_proxy, proxy_from_secret
 
 
@@ -64,3 +65,11 @@ def test_each_scheme_has_its_own_proxy():
     assert proxies.for_address("http", "h", 80) == parse_proxy("http://p:1")
     assert proxies.for_address("https", "h", 443) == parse_proxy("http://p:2")
     assert EnvironmentProxies().for_address("https", "h", 443) is None
+
+
+@pytest.mark.parametrize("address", ["ftp://proxy", "http://user:secret@/", "http://[::1", "http://h:port"])
+def test_A35_an_environment_that_cannot_be_used_is_told_without_its_secrets(address):
+    with pytest.raises(RemoteError, match="HTTPS_PROXY of the daemon's environment: proxy URL") as caught:
+        EnvironmentProxies(https=address).for_address("https", "h", 443)
+    assert "secret" not in caught.value.message
+    assert EnvironmentProxies(https=address).for_address("http", "h", 80) is None
