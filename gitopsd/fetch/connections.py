@@ -71,6 +71,15 @@ class Connector(aiohttp.TCPConnector):
         super().__init__(limit=0, keepalive_timeout=_KEPT_ALIVE, ttl_dns_cache=30, resolver=names or resolver())
         self._socks = socks
 
+    @property
+    def is_used(self) -> bool:
+        """Whether a request has one of the connections, or is making one."""
+        return bool(self._acquired)
+
+    def close_now(self) -> None:
+        """Close every connection, without waiting for their goodbyes."""
+        self._close(abort_ssl=True)
+
     async def _resolve_host(self, host: str, port: int, traces: Any = None) -> list[ResolveResult]:
         if self._socks is None:
             return await super()._resolve_host(host, port, traces)

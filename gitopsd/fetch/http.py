@@ -44,6 +44,7 @@ SENSITIVE = frozenset(("authorization", "cookie", "x-amz-security-token", "priva
 """Headers that a redirect to another origin does not take along, in lower case."""
 _PORTS = {"http": 80, "https": 443}
 _KEPT_CONTEXTS = 64
+_KEPT_SESSIONS = 64
 # What may still come after an answer that was read to its end; more is not worth waiting for.
 _REMAINDER = 64 * 1024
 _PIECE = 64 * 1024
@@ -107,7 +108,7 @@ class Pools:
     """Connections and TLS contexts that requests share. Used within the event loop that closes them."""
 
     def __init__(self) -> None:
-        self._sessions: dict[Proxy | bool, aiohttp.ClientSession] = {}
+        self._sessions: OrderedDict[Proxy | bool, aiohttp.ClientSession] = OrderedDict()
         self._contexts: OrderedDict[TlsIdentity, ssl.SSLContext] = OrderedDict()
 
     async def aclose(self) -> None:
@@ -145,7 +146,19 @@ class Pools:
                 trust_env=False,
             )
             self._sessions[kind] = session
+            self._forget_idle()
+        self._sessions.move_to_end(kind)
         return session
+
+    def _forget_idle(self) -> None:
+        """Proxies come and go with their Secrets: give up pools that were not used for longest, and are not now."""
+        surplus = len(self._sessions) - _KEPT_SESSIONS
+        for kind, session in list(self._sessions.items())[: max(surplus, 0)]:
+            connector = session.connector
+            if isinstance(connector, Connector) and not connector.is_used:
+                del self._sessions[kind]
+                session.detach()
+                connector.close_now()
 
 
 def through(proxy: Proxy | None, scheme: str, headers: dict[str, str]) -> dict[str, Any]:

@@ -10,8 +10,10 @@ from typing import Any
 import aiohttp
 import pytest
 
+from gitopsd.fetch.connections import Connector
 from gitopsd.fetch.errors import RemoteError
-from gitopsd.fetch.http import HttpClient, HttpRules, body_of, cause
+from gitopsd.fetch.http import HttpClient, HttpRules, Pools, body_of, cause
+from gitopsd.fetch.proxy import Proxy
 
 
 class Stream:
@@ -113,3 +115,34 @@ async def test_A10_an_address_that_a_stranger_named_is_treated_as_a_redirect(add
             raise AssertionError
     assert caught.value.rule == "private-redirect"
     await client.aclose()
+
+
+async def test_pools_of_proxies_that_are_gone_are_given_up() -> None:
+    """Every new password of a SOCKS proxy would leave a pool behind, for ever."""
+    pools = Pools()
+    proxies = [Proxy("socks5", "proxy.example", 1080, "user", f"password-{number}") for number in range(200)]
+    direct = pools.session(None, guarded=False)
+    for proxy in proxies:
+        pools.session(proxy, guarded=False)
+        assert pools.session(None, guarded=False) is direct
+    assert len(pools._sessions) == 64
+    last = pools.session(proxies[-1], guarded=False)
+    assert not last.closed
+    assert not direct.closed
+    first = pools.session(proxies[0], guarded=False)
+    assert pools.session(proxies[0], guarded=False) is first
+    await pools.aclose()
+    assert direct.closed
+    assert last.closed
+
+
+async def test_a_pool_in_use_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    pools = Pools()
+    used = Proxy("socks5", "used.example", 1080)
+    session = pools.session(used, guarded=False)
+    with monkeypatch.context() as patch:
+        patch.setattr(Connector, "is_used", property(lambda connector: connector is session.connector))
+        for number in range(100):
+            pools.session(Proxy("socks5", "proxy.example", 1080 + number), guarded=False)
+    assert pools.session(used, guarded=False) is session
+    await pools.aclose()
