@@ -93,34 +93,34 @@ class HelmRepositorySource:
         """Download the index unless the server says that it is still the same; read it if its bytes are others."""
         url = _index_url(source)
         access = await repository_access(source, self._services.secrets)
-        async with self._spooled() as spool:
-            known = await self._validators(source.key, url, current)
-            downloaded = await self._download(source, url, access, _algorithms(current), spool, known)
-            self._refusals.pop(source.key, None)
-            if current is not None and (downloaded is None or current.revision in downloaded.digests.values()):
-                if downloaded is not None:
-                    await self._remember(source.key, current.revision, downloaded)
-                return _unchanged(source, current)
-            assert downloaded is not None
-            revision = downloaded.digests[self._services.settings.artifact_digest_algo]
-            outdated(status, Reason.NEW_REVISION, f"new index revision '{revision}'")
-            target = self._services.store.spool()
-            built = await self._build(spool, target)
-        await self._remember(source.key, revision, downloaded)
-        return self._fetched(source, current, revision, target, built)
+        async with self._drafted() as target:
+            async with self._spooled() as spool:
+                known = await self._validators(source.key, url, current)
+                downloaded = await self._download(source, url, access, _algorithms(current), spool, known)
+                self._refusals.pop(source.key, None)
+                if current is not None and (downloaded is None or current.revision in downloaded.digests.values()):
+                    if downloaded is not None:
+                        await self._remember(source.key, current.revision, downloaded)
+                    return _unchanged(source, current)
+                assert downloaded is not None
+                revision = downloaded.digests[self._services.settings.artifact_digest_algo]
+                outdated(status, Reason.NEW_REVISION, f"new index revision '{revision}'")
+                built = await self._build(spool, target)
+            await self._remember(source.key, revision, downloaded)
+            return self._fetched(source, current, revision, target, built)
 
     async def restore(self, source: HelmRepository, artifact: Artifact, obj: Obj) -> Fetched | None:
         """The index that was stored, if the server still has just that one."""
         url = _index_url(source)
         access = await repository_access(source, self._services.secrets)
-        async with self._spooled() as spool:
-            downloaded = await self._download(source, url, access, _algorithms(artifact), spool, None)
-            if downloaded is None or artifact.revision not in downloaded.digests.values():
-                return None
-            target = self._services.store.spool()
-            built = await self._build(spool, target)
-        await self._remember(source.key, artifact.revision, downloaded)
-        return self._fetched(source, artifact, artifact.revision, target, built)
+        async with self._drafted() as target:
+            async with self._spooled() as spool:
+                downloaded = await self._download(source, url, access, _algorithms(artifact), spool, None)
+                if downloaded is None or artifact.revision not in downloaded.digests.values():
+                    return None
+                built = await self._build(spool, target)
+            await self._remember(source.key, artifact.revision, downloaded)
+            return self._fetched(source, artifact, artifact.revision, target, built)
 
     @asynccontextmanager
     async def _spooled(self) -> AsyncIterator[Path]:
@@ -130,6 +130,16 @@ class HelmRepositorySource:
             yield path
         finally:
             await self._services.store.give_up(path)
+
+    @asynccontextmanager
+    async def _drafted(self) -> AsyncIterator[Path]:
+        """A file for what is to be stored, gone unless it comes to that."""
+        path = self._services.store.spool()
+        try:
+            yield path
+        except BaseException:
+            await self._services.store.give_up(path)
+            raise
 
     # -- what the server has -------------------------------------------------------------------------------------------
 
@@ -196,15 +206,12 @@ class HelmRepositorySource:
             built = await self._services.indexes.reader.build(
                 spool, target, self._services.settings.helm_index_max_size
             )
-        except BaseException as error:
-            await self._services.store.give_up(target)
-            if isinstance(error, IndexFormatError):
-                _count(error)
-                raise _not_fetched(Reason.INDEXATION_FAILED, f"{_NOT_LOADED}{error.message}") from error
-            if isinstance(error, RemoteError):
-                reason, message = Reason.ARCHIVE_OPERATION_FAILED, f"{_NOT_ENCODED}{error.message}"
-                raise SourceError(ConditionType.STORAGE_OPERATION_FAILED, reason, message) from error
-            raise
+        except IndexFormatError as error:
+            _count(error)
+            raise _not_fetched(Reason.INDEXATION_FAILED, f"{_NOT_LOADED}{error.message}") from error
+        except RemoteError as error:
+            reason, message = Reason.ARCHIVE_OPERATION_FAILED, f"{_NOT_ENCODED}{error.message}"
+            raise SourceError(ConditionType.STORAGE_OPERATION_FAILED, reason, message) from error
         if built.dropped:
             log.debug("entries of the index cannot be used", entries=built.dropped, first=list(built.notes))
         return built

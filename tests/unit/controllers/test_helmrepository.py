@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import hashlib
 import json
@@ -660,3 +661,26 @@ async def test_s5_7_a_disk_that_can_only_be_read_is_told(bench: HelmBench, monke
         "Failed",
         f"{NOT_FETCHED}the index cannot be written: Read-only file system",
     )
+
+
+@pytest.mark.parametrize("where", ["note", "give_up"])
+async def test_T16_a_run_that_is_given_up_leaves_no_file(
+    bench: HelmBench, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    """At the last moments of a fetch, when the new index is written already."""
+    bench.apply()
+    bench.serve(INDEX, ETag='"one"')
+    real = getattr(bench.store, where)
+    given_up: list[Any] = []
+
+    async def cut_short(*args: Any) -> None:
+        await real(*args)
+        given_up.append(args)
+        if len(given_up) == 1:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(bench.store, where, cut_short)
+    with pytest.raises(asyncio.CancelledError):
+        await bench.run()
+    assert given_up
+    assert not [name for name in bench.files if ".tmp-" in name]
