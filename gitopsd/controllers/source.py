@@ -32,7 +32,7 @@ from gitopsd.krm.objects import Obj, ObjectKey, get_in
 from gitopsd.kube.client import KubeClient
 from gitopsd.kube.informer import Informer
 from gitopsd.kube.lister import Lister
-from gitopsd.runtime.controller import Result, Run, jittered
+from gitopsd.runtime.controller import OutdatedError, Result, Run, jittered
 from gitopsd.runtime.recorder import EventType, Recorder
 from gitopsd.runtime.status import StatusOwner, StatusSession
 from gitopsd.settings import Settings
@@ -253,6 +253,9 @@ class SourceReconciler(Generic[S]):
         seen = self._uid(run.key)
         try:
             return await self._reconcile(run)
+        except OutdatedError:
+            log.info("given up for a newer generation")
+            return Result()
         finally:
             if run.is_gone and self._uid(run.key) != seen:
                 await self._drop(run.key)
@@ -317,7 +320,7 @@ class SourceReconciler(Generic[S]):
 
     async def _attempt(self, run: Run, source: S, status: StatusSession) -> Told:
         current = await self._stored(run.key, status)
-        async with run.lending_slot(_PATIENCE):
+        async with run.lending_slot(_PATIENCE, lambda: self._is_outdated(run.key, status)):
             fetched = await self._kind.fetch(source, current, status)
         status.delete(ConditionType.FETCH_FAILED)
         if isinstance(fetched, Unchanged):
@@ -515,6 +518,11 @@ class SourceReconciler(Generic[S]):
         if FINALIZER in get_in(obj, "metadata", "finalizers", default=[]):
             await parts.status.remove_finalizer(obj)
         return Result()
+
+    def _is_outdated(self, key: ObjectKey, status: StatusSession) -> bool:
+        """Whether somebody wants something else by now, or nothing any more: a server that hangs holds up no fix."""
+        newest = self._parts.informer.lister.get(key)
+        return newest is None or int(get_in(newest, "metadata", "generation", default=0)) > status.generation
 
     def _uid(self, key: ObjectKey) -> str:
         return str(get_in(self._parts.informer.lister.get(key), "metadata", "uid", default=""))

@@ -37,6 +37,10 @@ class Result:
     again_in: float | None = None
 
 
+class OutdatedError(Exception):
+    """What was worked on is not wanted any more; the queue has the key again already. No failure of anything."""
+
+
 class Run:
     """One reconcile as its reconciler sees it: who woke it, and whether newer work has arrived."""
 
@@ -90,10 +94,11 @@ class Run:
             await self._slots.acquire()
 
     @asynccontextmanager
-    async def lending_slot(self, after: float) -> AsyncIterator[None]:
+    async def lending_slot(self, after: float, is_outdated: Callable[[], bool] | None = None) -> AsyncIterator[None]:
         """As `outside_slot`, but the worker is given away only when the block takes longer than `after` seconds.
 
-        For what is work as a rule and a wait when somebody else does not answer.
+        For what is work as a rule and a wait when somebody else does not answer. With news that `is_outdated` is true
+        of, the block is cancelled and OutdatedError raised.
         """
         is_lent = False
 
@@ -107,12 +112,34 @@ class Run:
             self.stop()
         timer = asyncio.get_running_loop().call_later(after, lend)
         try:
-            yield
+            async with self._given_up_when(is_outdated):
+                yield
         finally:
             self._waits_in = None
             timer.cancel()
             if is_lent:
                 await self._slots.acquire()
+
+    @asynccontextmanager
+    async def _given_up_when(self, is_outdated: Callable[[], bool] | None) -> AsyncIterator[None]:
+        limit = asyncio.timeout(None)
+
+        def look() -> None:
+            if is_outdated is not None and is_outdated():
+                self._held.on_news = None
+                limit.reschedule(asyncio.get_running_loop().time())
+
+        try:
+            async with limit:
+                self._held.on_news = look
+                look()
+                yield
+        except TimeoutError as error:
+            if limit.expired():
+                raise OutdatedError("there is a newer wish") from error
+            raise
+        finally:
+            self._held.on_news = None
 
     def stop(self) -> None:
         """The daemon stops: cancel the reconcile if it only waits, else as soon as it does."""

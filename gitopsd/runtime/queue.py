@@ -31,6 +31,7 @@ class Held(Generic[K]):
         self.cause = cause  # what woke it, for logs: "" when it was a timer
         self.superseded = asyncio.Event()
         self.superseded_by = ""
+        self.on_news: Callable[[], None] | None = None  # called each time, unlike the event that stays set
         self.has_begun = False  # work that has not begun will see everything that is new by then
         self.is_gone = False  # what the key named is gone: nothing about it is worth keeping
 
@@ -38,6 +39,8 @@ class Held(Generic[K]):
         """Say that the key is wanted again, and by what."""
         self.superseded_by = cause
         self.superseded.set()
+        if self.on_news is not None:
+            self.on_news()
 
 
 class WorkQueue(Generic[K]):

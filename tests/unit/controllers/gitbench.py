@@ -276,7 +276,7 @@ class Bench:
 
 
 @asynccontextmanager
-async def _lending_slot(_seconds: float) -> AsyncIterator[None]:
+async def _lending_slot(_seconds: float, _is_outdated: Any = None) -> AsyncIterator[None]:
     yield
 
 

@@ -10,7 +10,7 @@ import pytest
 from gitopsd import metrics
 from gitopsd.errors import RetryError, StallError, WaitError
 from gitopsd.krm.objects import ObjectKey
-from gitopsd.runtime.controller import Controller, ControllerSpec, Result, Run, jittered
+from gitopsd.runtime.controller import Controller, ControllerSpec, OutdatedError, Result, Run, jittered
 from gitopsd.runtime.queue import WorkQueue
 from gitopsd.tasks import TaskScope
 from tests.virtual import run
@@ -139,6 +139,38 @@ def test_T21_work_that_turns_out_to_be_a_wait_lends_its_worker_and_quick_work_do
                 queue.add(key)
             await asyncio.sleep(100)
         assert at == {"a begins": 0, "b begins": 2, "b ends": 3, "c begins": 3, "c ends": 4, "a ends": 60}
+
+    run(scenario())
+
+
+def test_T64_work_that_nobody_wants_any_more_is_given_up_at_once_and_all_other_news_waits() -> None:
+    async def scenario() -> None:
+        told: list[str] = []
+        is_other = False
+
+        class Fetching:
+            async def reconcile(self, run: Run) -> Result:
+                try:
+                    async with run.lending_slot(2, lambda: is_other and len(told) < 1):
+                        await asyncio.sleep(60)
+                except OutdatedError:
+                    told.append(f"given up at {asyncio.get_running_loop().time():g}")
+                else:
+                    told.append(f"done at {asyncio.get_running_loop().time():g}")
+                return Result()
+
+        queue: WorkQueue[ObjectKey] = WorkQueue("test")
+        controller = Controller(ControllerSpec("test", "Thing", "g", 1), queue, Fetching())
+        async with TaskScope("test") as tasks:
+            tasks.start("run", controller.run())
+            queue.add(A)
+            await asyncio.sleep(5)
+            queue.add(A)
+            await asyncio.sleep(5)
+            is_other = True
+            queue.add(A)
+            await asyncio.sleep(100)
+        assert told == ["given up at 10", "done at 70"]
 
     run(scenario())
 
