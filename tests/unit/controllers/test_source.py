@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -204,3 +205,23 @@ def deletions(bench: Bench) -> WorkQueue[Any]:
     bench.parts.informer.tell = bench.listeners.append  # type: ignore[method-assign,assignment]
     wiring.let_go(bench.parts, queue)
     return queue
+
+
+async def test_V7_objects_that_come_and_go_leave_nothing_in_memory(bench: Bench, tmp_path: Path) -> None:
+    for number in range(30):
+        name = f"app-{number}"
+        bench.apply(name)
+        await bench.good(name)
+        found = bench.cache.get(key(name))
+        assert found is not None
+        metadata = {**found["metadata"], "deletionTimestamp": "2026-01-01T00:00:00Z"}
+        bench.api.put({**found, "metadata": metadata})
+        assert await bench.run(name) == Result()
+        bench.cache.drop(key(name))
+    store = bench.store
+    gc.collect()
+    kept = (store._latest, store._announced, store._withdrawn, store._kept, store._in_use, store._folder._verified)
+    assert [len(one) for one in kept] == [0] * len(kept)
+    assert store._held == 0
+    assert not bench.parts.status._answers
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() or path.is_symlink()]
