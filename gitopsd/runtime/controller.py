@@ -239,7 +239,9 @@ class Controller:
         self._requeue(run, outcome)
         metrics.reconcile_time.labels(self.spec.name).observe(run.elapsed)
         metrics.queue_work.labels(self.spec.name, self.spec.name).observe(run.elapsed)
-        if not run.is_gone:  # its series were removed already and must not come back
+        if run.is_gone:  # its series were removed already, and what was counted since must not stay
+            metrics.forget_object(run.key.kind, run.key.namespace, run.key.name)
+        else:
             metrics.reconcile_duration.labels(self.spec.kind, run.key.name, run.key.namespace).observe(run.elapsed)
 
     def _requeue(self, run: Run, outcome: Result | Exception) -> None:
