@@ -122,7 +122,7 @@ def _gates(text: str) -> Mapping[str, bool]:
     for item in filter(None, text.split(",")):
         name, _, value = item.partition("=")
         if name not in gates:
-            raise ValueError(f"there is no feature gate {name!r}")
+            raise ValueError(f"feature-gate {name!r} not supported")
         gates[name] = _boolean(value or "true")
     return gates
 
@@ -214,10 +214,10 @@ _FLAGS: tuple[Flag, ...] = (
     Flag("insecure-kubeconfig-exec", _boolean, "false", "allow exec plugins of tenants' kubeconfigs", later=True),
     Flag("insecure-kubeconfig-tls", _boolean, "false", "allow unverified TLS of tenants' kubeconfigs", later=True),
     Flag("snapshot-digest-algo", str, "sha256", "digest of release snapshots", later=True),
-    Flag("helm-index-max-size", int, "52428800", "largest chart index, in bytes"),
-    Flag("helm-chart-max-size", int, "10485760", "largest chart archive, in bytes"),
-    Flag("helm-chart-file-max-size", int, "5242880", "largest file of a chart, in bytes"),
-    Flag("helm-cache-max-size", int, "0", "chart indexes kept in memory; 0: as many as their memory allows"),
+    Flag("helm-index-max-size", _positive, "52428800", "largest chart index, in bytes"),
+    Flag("helm-chart-max-size", _positive, "10485760", "largest chart archive, in bytes"),
+    Flag("helm-chart-file-max-size", _positive, "5242880", "largest file of a chart, in bytes"),
+    Flag("helm-cache-max-size", _count, "0", "chart indexes kept in memory; 0: as many as their memory allows"),
     Flag("helm-cache-ttl", _seconds, "15m", "how long an index is kept"),
     Flag("helm-cache-purge-interval", _seconds, "1m", "accepted", later=True),
     Flag("ssh-kex-algos", _names, "", "key exchange algorithms, in order; empty: the usual safe ones"),

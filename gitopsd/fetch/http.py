@@ -456,6 +456,8 @@ def cause(error: Exception) -> str:
 
 
 def _system_cause(error: BaseException) -> str:
+    if isinstance(error, ssl.SSLError) and error.reason in {"WRONG_VERSION_NUMBER", "HTTP_REQUEST"}:
+        return f"TLS failed: the server speaks no TLS, maybe plain http ({error.reason})"
     if isinstance(error, ssl.SSLError):
         return f"TLS failed: {printable(error.reason or 'no details', 128)}"
     if isinstance(error, RemoteError):

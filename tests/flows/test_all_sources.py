@@ -190,7 +190,7 @@ def test_s15_12_a_server_that_was_away_costs_nothing_but_the_truth(night: Night,
     night.stage.until_ready(kind)  # by itself
 
 
-def test_s12_4_one_name_in_two_namespaces_is_two_sources(night: Night, control_plane: ControlPlane) -> None:
+def test_s1_one_name_in_two_namespaces_is_two_sources(night: Night, control_plane: ControlPlane) -> None:
     for kind in FETCHING:
         night.secret(kind)
         night.apply(kind)

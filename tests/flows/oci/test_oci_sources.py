@@ -364,7 +364,7 @@ def test_s11_1_certificates(stage: OciStage, tmp_path_factory: pytest.TempPathFa
         stage.until_failed("OCIArtifactPullFailed", "strict", "bad certificate")
         url = f"oci://{https}/{stage.path}"
         stage.until_failed("AuthenticationFailed", "broken", f"failed to generate transport for '{url}': 'ca.crt'")
-        stage.until_failed("OCIArtifactPullFailed", "plain", "TLS failed")
+        stage.until_failed("OCIArtifactPullFailed", "plain", "TLS failed: the server speaks no TLS, maybe plain http")
         assert {seen.client for seen in front.requests if seen.client} == {"puller"}
 
 
