@@ -85,6 +85,28 @@ def test_s2_1_deletion_removes_the_files_and_then_the_finalizer(stage: Stage) ->
     assert caught.value.code == 404
 
 
+def test_O05_a_source_whose_finalizer_was_taken_away_leaves_no_files_either(stage: Stage) -> None:
+    url = settled(stage)["status"]["artifact"]["url"]
+    bare = {"metadata": {"finalizers": None}}
+    stage.api.merge(SOURCE_API, "GitRepository", "app", bare, stage.namespace)
+    stage.api.delete(SOURCE_API, "GitRepository", "app", stage.namespace)
+    stage.until("GitRepository", "app", lambda obj: obj is None)
+    ends = time.monotonic() + 10
+    while is_served(url):
+        assert time.monotonic() < ends
+        time.sleep(0.05)
+    stage.source()
+    stage.until_ready("GitRepository")
+
+
+def is_served(url: str) -> bool:
+    try:
+        fetch(url)
+    except urllib.error.HTTPError as error:
+        return error.code != 404
+    return True
+
+
 def fetch(url: str) -> bytes:
     with urllib.request.urlopen(url) as answer:
         return bytes(answer.read())
