@@ -13,6 +13,7 @@ everything else may overlap.
 from __future__ import annotations
 
 import asyncio
+import resource
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Mapping
@@ -74,6 +75,7 @@ class ArtifactStore:
         self._records = retention_records
         self._algorithm = digest_algorithm
         self._clock = clock
+        self._most = max(resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 4, 16)  # each tree is an open file
         self._latest: dict[ObjectKey, Artifact] = {}
         self._announced: dict[ObjectKey, Artifact] = {}
         self._withdrawn: set[ObjectKey] = set()
@@ -147,7 +149,11 @@ class ArtifactStore:
             size=size,
             metadata=dict(metadata or {}),
         )
+        before = self._latest.get(source)
         self._latest[source] = artifact
+        if before is not None and before.digest != digest:
+            # Who still wants it has it or reads the file; a tree in memory costs an open file, too.
+            self._release(before.digest)
         return artifact
 
     async def put_file(
@@ -323,7 +329,7 @@ class ArtifactStore:
         self._in_use[digest] = tree
         self._kept[digest] = tree
         self._held += tree.size
-        while self._held > self._budget:
+        while self._held > self._budget or len(self._kept) > self._most:
             self._release(next(iter(self._kept)))
         metrics.artifact_memory.set(self._held)
 

@@ -122,7 +122,7 @@ async def test_beyond_the_budget_files_come_from_disk(tmp_path: Path, monkeypatc
     size = (await offload(tree)).size
     store = make(tmp_path, budget=2 * size)
     disk = Disk(store, monkeypatch)
-    artifacts = [await put(store, str(number), f"{number}") for number in range(3)]
+    artifacts = [await put(store, str(one), source=SOURCE._replace(name=f"n{one}")) for one in range(3)]
     gc.collect()
     assert (await store.files(artifacts[1]))["a.yaml"] == b"1"
     assert (await store.files(artifacts[2]))["a.yaml"] == b"2"
@@ -278,3 +278,21 @@ async def test_puts_and_reads_may_overlap(store: ArtifactStore) -> None:
     found = await asyncio.gather(*work, *(store.files(artifact) for artifact in artifacts))
     assert [one["a.yaml"] for one in found[5:]] == [b"0", b"1", b"2", b"3", b"4"]
     assert [(await store.files(one))["a.yaml"] for one in found[:5]] == [b"new0", b"new1", b"new2", b"new3", b"new4"]
+
+
+async def test_T52_what_was_superseded_keeps_no_file_open(store: ArtifactStore) -> None:
+    """A source that changes every second must not use up the descriptors in a night."""
+    for number in range(50):
+        await put(store, f"r{number}", f"{number}.tar.gz")
+    assert len(store._kept) == 1
+    artifact = store.latest(SOURCE)
+    assert artifact is not None
+    assert (await store.files(artifact))["a.yaml"] == b"r49"
+
+
+async def test_T52_trees_in_memory_use_a_part_of_the_descriptors_only(store: ArtifactStore) -> None:
+    store._most = 3
+    found = [await put(store, f"r{number}", source=SOURCE._replace(name=f"n{number}")) for number in range(9)]
+    assert len(store._kept) == 3
+    for number, artifact in enumerate(found):
+        assert (await store.files(artifact))["a.yaml"] == f"r{number}".encode()
