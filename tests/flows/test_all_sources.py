@@ -26,6 +26,7 @@ from tests.servers.registry import Registry
 from tests.servers.registryfront import RegistryFront
 
 FETCHING = ("GitRepository", "OCIRepository", "Bucket", "HelmRepository")
+HELM = {"kind": "HelmRepository", "name": "app"}
 WRONG = "CNRY-wrong-password-0123456789"
 
 
@@ -221,3 +222,85 @@ def test_s15_2_a_hundred_sources_of_one_registry_become_ready_over_few_connectio
     assert len([path for path in paths if path == "/v2/"]) <= 10
     # A question, a manifest and a layer each.
     assert len(paths) <= 330
+
+
+def test_s12_4_every_kind_answers_the_cli(night: Night) -> None:
+    """The answer to a request is told last, when the status is whole (`spec/cli.md` 5.3); a suspended one is left."""
+    for kind in FETCHING:
+        night.secret(kind)
+        night.apply(kind)
+    night.stage.apply("HelmChart", "app", {"chart": "demo", "interval": "10m", "sourceRef": HELM})
+    for kind in (*FETCHING, "HelmChart"):
+        night.stage.until_ready(kind)
+        seen = night.asked(kind)
+        assert is_ready(seen)
+        assert not condition(seen, "Reconciling")
+        assert not condition(seen, "Stalled")
+        assert seen["status"]["artifact"]["revision"]
+        for suspend in (True, None):
+            patch = {"spec": {"suspend": suspend}}
+            night.stage.api.merge("source.toolkit.fluxcd.io/v1", kind, "app", patch, night.stage.namespace)
+            night.stage.until_ready(kind)
+
+
+def test_s12_3_every_kind_is_in_the_metrics_and_goes_with_its_object(night: Night) -> None:
+    for kind in FETCHING:
+        night.secret(kind)
+        night.apply(kind)
+        night.stage.until_ready(kind)
+    mine = f'namespace="{night.stage.namespace}"'
+
+    def series(kind: str) -> list[str]:
+        lines = night.daemon.get("metrics", "/metrics").splitlines()
+        return [one for one in lines if one.startswith("gotk_reconcile") and mine in one and f'kind="{kind}"' in one]
+
+    for kind in FETCHING:
+        # Ten buckets, the one without end, a sum and a count.
+        assert night.daemon.until(lambda kind=kind: len(series(kind)) == 13), series(kind)  # type: ignore[misc]
+        night.stage.api.delete("source.toolkit.fluxcd.io/v1", kind, "app", night.stage.namespace)
+        night.stage.until(kind, "app", lambda obj: obj is None)
+        assert night.daemon.until(lambda kind=kind: not series(kind))  # type: ignore[misc]
+    text = night.daemon.get("metrics", "/metrics")
+    for kind in (*FETCHING, "HelmChart"):
+        for name in ("controller_runtime_reconcile_total", "controller_runtime_reconcile_errors_total"):
+            assert f'{name}{{controller="{kind.lower()}"' in text
+        assert f'workqueue_depth{{controller="{kind.lower()}"' in text
+    assert "gotk_reconcile_condition{" not in text
+    assert "gotk_suspend_status{" not in text
+    assert "CNRY" not in text
+
+
+def test_s12_2_the_ports_answer_as_probes_and_scrapers_expect(night: Night) -> None:
+    for path in ("/healthz", "/readyz"):
+        assert night.daemon.get("health", path) == "ok"
+    assert "# TYPE gotk_reconcile_duration_seconds histogram" in night.daemon.get("metrics", "/metrics")
+    assert night.daemon.get("storage", "/") == "ok"
+
+
+def test_s15_10_a_chart_that_stalled_lives_again_when_its_repository_has_it(night: Night) -> None:
+    night.secret("HelmRepository")
+    night.apply("HelmRepository")
+    for name, spec in {"absent": {"chart": "late"}, "old": {"chart": "demo", "version": "7.0.0"}}.items():
+        night.stage.apply("HelmChart", name, {"interval": "10m", "sourceRef": HELM} | spec)
+    for name in ("absent", "old"):
+        seen = night.stage.until("HelmChart", name, lambda obj: condition(obj, "Stalled").get("status") == "True")
+        assert condition(seen)["reason"] == "InvalidChartReference"
+    night.charts.package("late", "1.0.0")
+    night.charts.package("demo", "7.0.0")
+    night.asked("HelmRepository")
+    for name in ("absent", "old"):
+        assert not condition(night.stage.until_ready("HelmChart", name), "Stalled")
+
+
+def test_s15_1_a_new_source_waits_for_no_timer_and_writes_little(night: Night) -> None:
+    """Finalizer and fetch in one run, and a single Ready that is not taken back."""
+    night.secret("OCIRepository")
+    night.apply("OCIRepository")
+    seen = night.stage.until_ready("OCIRepository")
+    assert seen["metadata"]["finalizers"] == ["finalizers.fluxcd.io"]
+    own = [
+        line
+        for line in night.daemon.log_lines()
+        if line.get("namespace") == night.stage.namespace and line.get("controllerKind") == "OCIRepository"
+    ]
+    assert len({line["reconcileID"] for line in own}) == 1
