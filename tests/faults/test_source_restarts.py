@@ -21,12 +21,14 @@ from tests.apiclient import Obj
 from tests.controlplane import ControlPlane
 from tests.faults.scene import Scene, until, verify_log
 from tests.flows.stage import SOURCE_API, condition, config_map
+from tests.servers import trouble
 from tests.servers.buckets import ACCESS_KEY, SECRET_KEY, LoopbackS3
 from tests.servers.git import GitServer
 from tests.servers.helmrepo import HelmRepo
 from tests.servers.loopback import LoopbackServer
 from tests.servers.registry import Registry
 from tests.servers.registryfront import RegistryFront
+from tests.servers.webhook import WebhookServer
 
 BUILDS = ("OCIRepository", "Bucket")
 KINDS = (*BUILDS, "HelmRepository", "HelmChart")
@@ -252,3 +254,27 @@ def test_s15_7_servers_that_are_down_after_a_restart_keep_what_was_built(world: 
         world.scene.handled(kind, world.scene.request(kind))
         world.scene.until_ready(kind)
     assert json.dumps(world.artifacts()).count("sha256:") >= len(KINDS)
+
+
+def test_s15_12_a_new_revision_takes_ready_back_from_nobody(world: World) -> None:
+    world.forget()
+    world.registry.push(f"{world.scene.namespace}/app", "latest", {"cm.yaml": config_map("from-registry", key="2")})
+    world.storage.buckets["bucket"]["cm.yaml"] = config_map("from-bucket", key="2").encode()
+    world.charts.package("demo", "2.0.0")
+    world.look()
+    world.scene.until("HelmChart", "app", lambda obj: (obj or {})["status"]["artifact"]["revision"] == "2.0.0")
+    for name in ("from-registry", "from-bucket"):
+        world.scene.until("ConfigMap", name, lambda obj: ((obj or {}).get("data") or {}).get("key") == "2")
+    sources = {(who, verdict) for who, verdict in world.verdicts() if not who.startswith("kustomizations/")}
+    assert {verdict for _, verdict in sources} == {"True"}, sources
+
+
+def test_s15_14_a_receiver_of_events_that_never_answers_holds_up_nobody(world: World, tmp_path: Path) -> None:
+    with WebhookServer() as receiver, receiver.behave("*", trouble.never()):
+        world.scene.daemon.stop()
+        world.scene.storage = tmp_path / "empty"
+        world.scene.start(f"--events-addr={receiver.url}/")
+        world.look()
+        for kind in KINDS:
+            world.scene.until_ready(kind)
+        receiver.wait_for(lambda seen: seen)
