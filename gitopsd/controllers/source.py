@@ -7,6 +7,7 @@ how to see cheaply what the remote has, how to fetch it, and what to say about i
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Generic, NamedTuple, Protocol, TypeVar, runtime_checkable
 import msgspec
 import structlog
 
+from gitopsd.api import conditions
 from gitopsd.api.meta import FINALIZER, SOURCE_COMPONENT, SOURCE_GROUP, Artifact, ConditionType, Reason
 from gitopsd.api.resource import DecodeError, Resource
 from gitopsd.artifact.store import ArtifactStore, Step, StoreError
@@ -28,7 +30,7 @@ from gitopsd.fetch.helmindex import Indexes
 from gitopsd.fetch.http import HttpClient
 from gitopsd.fetch.imageverify import ImageVerifier
 from gitopsd.fetch.registry import Registry
-from gitopsd.krm.objects import Obj, ObjectKey, get_in
+from gitopsd.krm.objects import Obj, ObjectKey, get_in, key_of
 from gitopsd.kube.client import KubeClient
 from gitopsd.kube.informer import Informer
 from gitopsd.kube.lister import Lister
@@ -242,6 +244,8 @@ class SourceReconciler(Generic[S]):
     def __init__(self, kind: SourceKind[S], parts: Parts) -> None:
         self._kind = kind
         self._parts = parts
+        # When a source that was content began to wait for another one (`_is_untold`).
+        self._awaited_since: dict[ObjectKey, float] = {}
 
     async def reconcile(self, run: Run) -> Result:
         """Bring the artifact to what the source points at (`spec/source.md` 2.2).
@@ -290,6 +294,7 @@ class SourceReconciler(Generic[S]):
                 failure = problem if isinstance(problem, ReconcileError) else _unforeseen(problem)
                 await self._conclude_failed(status, failure)
                 raise (failure.outcome if isinstance(failure, SourceError) else failure) from problem
+            self._awaited_since.pop(run.key, None)
             self._conclude(status)
             await status.finish()
         if status.is_gone or run.is_gone:
@@ -301,6 +306,23 @@ class SourceReconciler(Generic[S]):
             return Result()
         pause = jittered(interval, parts.settings.interval_jitter_percentage)
         return Result(again_in=max(pause - told.age, 0.0))
+
+    def _is_untold(self, key: ObjectKey, failure: ReconcileError, status: StatusSession) -> bool:
+        """Whether to keep to ourselves for a while that another source has nothing.
+
+        After a restart, sources fetch what was lost; who was content with it stays so meanwhile.
+        """
+        if not isinstance(failure, SourceError) or not failure.quiet:
+            self._awaited_since.pop(key, None)
+            return False
+        now = time.monotonic()
+        seconds = now - self._awaited_since.setdefault(key, now)
+        seen = status.obj.get("status") or {}
+        ready = conditions.get(conditions.decode(seen.get("conditions")), ConditionType.READY)
+        was_ready = ready is not None and ready.is_true
+        is_asked = status.requested_at is not None and status.requested_at != seen.get("lastHandledReconcileAt")
+        is_current = seen.get("observedGeneration") == status.generation
+        return was_ready and is_current and not is_asked and seconds < self._parts.settings.requeue_dependency / 2
 
     # -- the phases of a run -----------------------------------------------------------------------------------
 
@@ -434,6 +456,8 @@ class SourceReconciler(Generic[S]):
 
     async def _conclude_failed(self, status: StatusSession, error: ReconcileError) -> None:
         """The table of `spec/source.md` 2.3, and the event of a failure."""
+        if self._is_untold(key_of(status.obj), error, status):
+            return
         reason, message = error.reason, error.message
         is_quiet, is_waiting = False, isinstance(error, WaitError)
         if isinstance(error, SourceError):
@@ -470,21 +494,35 @@ class SourceReconciler(Generic[S]):
         artifact = msgspec.convert(recorded, Artifact)
         try:
             if not await store.verify(key, artifact):
-                if not isinstance(self._kind, Restoring):
-                    return Result()
                 async with run.lending_slot(_PATIENCE):
-                    fetched = await self._kind.restore(source, artifact, status.obj)
-                if fetched is None:
+                    fetched = await self._again(source, artifact, status.obj)
+                if fetched is None or not await self._is_restored(key, fetched, artifact, status):
                     return Result()
-                made = await self._put(key, fetched)
-                if made.digest != artifact.digest:
-                    status.fields["artifact"] = made.to_builtins()
-                    await status.finish()
-        except (SourceError, StoreError) as error:
+        except (ReconcileError, StoreError) as error:
             message = f"the artifact of a suspended source cannot be restored: {error}"
             raise RetryError(Reason.STAT_OPERATION_FAILED, message) from error
         store.announce(key)
         return Result()
+
+    async def _again(self, source: S, artifact: Artifact, obj: Obj) -> Fetched | None:
+        """Just what the artifact was made of: as the kind knows how, or by looking whether that is still there."""
+        if isinstance(self._kind, Restoring):
+            return await self._kind.restore(source, artifact, obj)
+        unseen = self._parts.status.scratch(obj, self._parts.tasks)
+        found = await self._kind.fetch(source, None, unseen)
+        return found if isinstance(found, Fetched) and found.revision == artifact.revision else None
+
+    async def _is_restored(self, key: ObjectKey, fetched: Fetched, artifact: Artifact, status: StatusSession) -> bool:
+        """Store what was fetched again. Other bytes of that revision will do only if the revision names the content."""
+        made = await self._put(key, fetched)
+        if made.digest == artifact.digest:
+            return True
+        if not isinstance(self._kind, Restoring):
+            await self._parts.store.drop(key)
+            return False
+        status.fields["artifact"] = made.to_builtins()
+        await status.finish()
+        return True
 
     def _tell(self, status: StatusSession, told: Told, before: set[str]) -> None:
         """The events of a good run (`spec/source.md` 2.6); that nothing moved is told only to those who asked."""
@@ -529,6 +567,7 @@ class SourceReconciler(Generic[S]):
 
     async def _drop(self, key: ObjectKey) -> int:
         """Keep nothing of a source, on disk or in memory; returns how many files there were. Raises RetryError."""
+        self._awaited_since.pop(key, None)
         if isinstance(self._kind, Remembering):
             self._kind.forget(key)
         try:

@@ -77,6 +77,10 @@ class StatusOwner:
         """Start a session; `tasks` owns the writing of late progress."""
         return StatusSession(self, obj, tasks)
 
+    def scratch(self, obj: Obj, tasks: TaskScope) -> StatusSession:
+        """Start a session of which nobody gets to see anything, unless it is told to `finish`."""
+        return _Scratch(self, obj, tasks)
+
     async def add_finalizer(self, obj: Obj) -> Obj:
         """Put our finalizer on the object; returns the object as it is now."""
         finalizers = [*get_in(obj, "metadata", "finalizers", default=[]), FINALIZER]
@@ -284,6 +288,13 @@ class StatusSession:
             if condition.type not in self._owner.owned and condition.type not in ours
         ]
         self._conditions = (*self._conditions, *foreign)
+
+
+class _Scratch(StatusSession):
+    """A session that shows no progress."""
+
+    def progress(self) -> None:
+        """Nobody is waiting."""
 
 
 def merge_patch(old: Mapping[str, Any], new: Mapping[str, Any]) -> Obj:

@@ -209,20 +209,10 @@ def test_s15_7_what_a_restart_lost_is_fetched_again_and_nobody_fails(
         assert until(partial(served, world.scene, artifact), what=f"the artifact of {kind}")
         world.scene.until_ready(kind)
     assert same(world.artifacts()) == same(before)
-    failed = {who for who, verdict in world.verdicts() if verdict == "False"}
-    # A chart says that its repository has nothing until it has.
-    assert failed <= {"helmcharts/app"}
+    assert {who for who, verdict in world.verdicts() if verdict == "False"} == set()
 
 
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "OCIRepository",
-        "HelmRepository",
-        pytest.param("Bucket", marks=pytest.mark.xfail(reason="Buckets cannot be restored yet", strict=True)),
-        pytest.param("HelmChart", marks=pytest.mark.xfail(reason="HelmCharts cannot be restored yet", strict=True)),
-    ],
-)
+@pytest.mark.parametrize("kind", ["OCIRepository", "HelmRepository", "Bucket", "HelmChart"])
 def test_s15_7_suspended_sources_get_back_what_a_restart_lost(world: World, tmp_path: Path, kind: str) -> None:
     artifact = world.artifacts()[kind]
     world.suspend(True)
