@@ -56,7 +56,7 @@ class ChartRepositories:
         self, exc_type: type[BaseException] | None, exc: BaseException | None, traceback: TracebackType | None
     ) -> None:
         for path in self._spooled:
-            await offload(path.unlink, missing_ok=True)
+            await self._services.store.give_up(path)
 
     async def of(self, source: HelmRepository, name: str, artifact: Artifact | None) -> IndexCharts | RegistryCharts:
         """The charts of a HelmRepository, `name` being the one that is wanted.

@@ -429,7 +429,7 @@ class SourceReconciler(Generic[S]):
             try:
                 return await store.put_file(key, fetched.revision, name, content, metadata=fetched.metadata)
             finally:
-                await offload(content.unlink, missing_ok=True)
+                await store.give_up(content)
         if isinstance(content, bytes):
             return await store.put_bytes(key, fetched.revision, name, content, metadata=fetched.metadata)
         return await store.put(key, fetched.revision, name, content, metadata=fetched.metadata)
