@@ -47,7 +47,7 @@ def verdict(found: tuple[Condition, ...]) -> tuple[str, str, str] | None:
 # --- setting one (spec/kustomize.md 2.1, spec/source.md 3.1) --------------------------------------------------------
 
 
-def test_a_new_condition_carries_generation_and_whole_seconds() -> None:
+def test_s3_1_a_new_condition_carries_generation_and_whole_seconds() -> None:
     found = conditions.mark((), "Ready", "True", "Succeeded", "done", 3, EARLY)
     assert conditions.encode(found) == [
         {
@@ -65,7 +65,7 @@ def test_a_new_condition_carries_generation_and_whole_seconds() -> None:
     ("status", "reason", "message"),
     [("False", "Succeeded", "done"), ("True", "Other", "done"), ("True", "Succeeded", "other")],
 )
-def test_the_transition_time_moves_when_status_reason_or_message_changes(
+def test_s3_1_the_transition_time_moves_when_status_reason_or_message_changes(
     status: str, reason: str, message: str
 ) -> None:
     before = conditions.mark((), "Ready", "True", "Succeeded", "done", 3, EARLY)
@@ -73,13 +73,13 @@ def test_the_transition_time_moves_when_status_reason_or_message_changes(
     assert after[0].last_transition_time == "2026-08-01T11:00:00Z"
 
 
-def test_the_transition_time_stays_when_only_the_generation_moves() -> None:
+def test_s3_1_the_transition_time_stays_when_only_the_generation_moves() -> None:
     before = conditions.mark((), "Ready", "True", "Succeeded", "done", 3, EARLY)
     after = conditions.mark(before, "Ready", "True", "Succeeded", "done", 4, LATER)
     assert (after[0].observed_generation, after[0].last_transition_time) == (4, "2026-08-01T10:00:07Z")
 
 
-def test_a_long_message_is_cut_at_its_byte_limit() -> None:
+def test_s3_1_a_long_message_is_cut_at_its_byte_limit() -> None:
     found = conditions.mark((), "Ready", "False", "Failed", "ä" * 20_000, 1, EARLY)
     data = found[0].message.encode()
     assert len(data) <= 32768
@@ -121,7 +121,7 @@ def test_reconciling_and_stalled_exclude_each_other() -> None:
 
 @pytest.mark.parametrize("type_", ["Reconciling", "Stalled"])
 @pytest.mark.parametrize("status", ["False", "Unknown"])
-def test_reconciling_and_stalled_exist_only_while_true(type_: str, status: str) -> None:
+def test_s3_1_reconciling_and_stalled_exist_only_while_true(type_: str, status: str) -> None:
     before = (condition(type_), condition("Ready"))
     assert [each.type for each in conditions.mark(before, type_, status, "Any", "", 1, EARLY)] == ["Ready"]
 
@@ -138,7 +138,7 @@ def test_retrying_keeps_the_last_progress_text() -> None:
     assert conditions.mark_retrying((condition("Ready"),), 2, LATER) == (condition("Ready"),)
 
 
-def test_the_list_begins_with_stalled_reconciling_ready_then_generation_then_type() -> None:
+def test_s3_1_the_list_begins_with_stalled_reconciling_ready_then_generation_then_type() -> None:
     found = conditions.ordered(
         [
             condition("Aaa", generation=1),
@@ -240,7 +240,7 @@ def test_s17_18_a_bad_signature_wins_over_everything() -> None:
     )
 
 
-def test_the_order_of_the_list_breaks_ties() -> None:
+def test_s3_3_the_order_of_the_list_breaks_ties() -> None:
     found = (condition("FetchFailed"), condition("StorageOperationFailed"), condition("Stalled"))
     after = conditions.summarise(found, GIT, 1, LATER)
     assert verdict(after) == ("False", "StorageOperationFailedReason", "StorageOperationFailed message")
@@ -252,12 +252,12 @@ def test_s3_3_reconciling_alone_is_not_ready() -> None:
     assert verdict(conditions.summarise(found, GIT, 1, LATER)) == ("False", "ProgressingWithRetry", "x")
 
 
-def test_stalled_without_another_failure_is_copied() -> None:
+def test_s3_3_stalled_without_another_failure_is_copied() -> None:
     found = (condition("Stalled"), condition("ArtifactInStorage"))
     assert verdict(conditions.summarise(found, GIT, 1, LATER)) == ("False", "StalledReason", "Stalled message")
 
 
-def test_bad_news_denied_is_ready_only_when_nothing_better_says_so() -> None:
+def test_s3_3_bad_news_denied_is_ready_only_when_nothing_better_says_so() -> None:
     denied = condition("FetchFailed", "False")
     assert verdict(conditions.summarise((denied,), GIT, 1, LATER)) == (
         "True",
@@ -272,7 +272,7 @@ def test_bad_news_denied_is_ready_only_when_nothing_better_says_so() -> None:
     )
 
 
-def test_only_unknown_news_is_unknown() -> None:
+def test_s3_3_only_unknown_news_is_unknown() -> None:
     found = (condition("ArtifactInStorage", "Unknown"),)
     assert verdict(conditions.summarise(found, GIT, 1, LATER)) == (
         "Unknown",
@@ -281,7 +281,7 @@ def test_only_unknown_news_is_unknown() -> None:
     )
 
 
-def test_without_any_summarised_condition_ready_is_not_touched() -> None:
+def test_s3_3_without_any_summarised_condition_ready_is_not_touched() -> None:
     found = (condition("Ready", "False"), condition("Foreign"))
     assert conditions.summarise(found, GIT, 9, LATER) == found
 

@@ -75,14 +75,14 @@ def test_C11_packing_twice_gives_the_same_bytes() -> None:
     assert packed.size == len(packed.data)
 
 
-def test_other_programs_read_what_we_pack() -> None:
+def test_s4_3_other_programs_read_what_we_pack() -> None:
     packed = pack(TREE)
     assert gzip.decompress(packed.data) == TREE.tar()
     with tarfile.open(fileobj=io.BytesIO(packed.data), mode="r:gz") as file:
         assert file.getnames() == [".", "a.txt", "deploy", "deploy/x.yaml", "empty", "run.sh"]
 
 
-def test_what_was_packed_is_unpacked_alike() -> None:
+def test_s4_3_what_was_packed_is_unpacked_alike() -> None:
     found = unpack(pack(TREE).data)
     assert found == TREE
     assert found.tar() == TREE.tar()
@@ -317,7 +317,7 @@ def test_an_empty_archive_is_an_empty_tree() -> None:
 
 
 @pytest.mark.parametrize(("algorithm", "length"), [("sha1", 40), ("sha256", 64), ("sha384", 96), ("sha512", 128)])
-def test_digests_name_their_algorithm(algorithm: str, length: int) -> None:
+def test_s4_2_digests_name_their_algorithm(algorithm: str, length: int) -> None:
     name, _, value = pack(TREE, algorithm).digest.partition(":")
     assert (name, len(value)) == (algorithm, length)
 

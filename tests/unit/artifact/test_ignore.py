@@ -47,12 +47,12 @@ def test_s17_5_all_but_one_directory() -> None:
     assert tree.directories() == {"deploy"}
 
 
-def test_a_pattern_in_a_nested_file_switches_the_default_list_off_too() -> None:
+def test_s4_4_a_pattern_in_a_nested_file_switches_the_default_list_off_too() -> None:
     files = VECTOR | {"sub/.sourceignore": b"nothing\n"}
     assert kept("", files) == set(files) - {".git/HEAD", ".gitignore"}
 
 
-def test_rules_of_directories_are_scoped_and_the_spec_comes_last() -> None:
+def test_s4_4_rules_of_directories_are_scoped_and_the_spec_comes_last() -> None:
     files = {
         ".sourceignore": b"*.md\nsub/\n",
         "a.md": b"",
@@ -66,13 +66,13 @@ def test_rules_of_directories_are_scoped_and_the_spec_comes_last() -> None:
     assert kept("!b.md\n", files) == {".sourceignore", "b.md", "x/.sourceignore", "x/z.md", "y"}
 
 
-def test_rules_below_a_git_directory_do_not_count() -> None:
+def test_s4_4_rules_below_a_git_directory_do_not_count() -> None:
     files = {".git/.sourceignore": b"*\n", "a/.git/.sourceignore": b"*\n", "x.png": b"", "x": b""}
     assert kept("!/a\n", files) == {"a/.git/.sourceignore", "x", "x.png"}
     assert kept(None, files) == {"x"}
 
 
-def test_the_version_control_list_can_be_overruled() -> None:
+def test_s4_4_the_version_control_list_can_be_overruled() -> None:
     assert ".gitignore" in kept("!.gitignore")
 
 
@@ -83,7 +83,7 @@ def test_s9_2_buckets_have_no_lists_of_their_own() -> None:
     assert not matcher("x.png", False)
 
 
-def test_empty_directories_stay_and_excluded_ones_go() -> None:
+def test_s4_4_empty_directories_stay_and_excluded_ones_go() -> None:
     tree = FileTree.build({"a/x.txt": b"", "b/x.txt": b""}, directories=["c", "d"])
     left = apply_ignore(tree, "*.txt\nb/\n/d\n")
     assert (set(left), left.directories()) == (set(), {"a", "c"})
@@ -149,7 +149,7 @@ def test_s4_4_patterns_match_as_go_git_matches_them(rules: str, path: str, expec
     assert ignored(rules, path) is expected
 
 
-def test_a_directory_pattern_needs_a_directory() -> None:
+def test_s4_4_a_directory_pattern_needs_a_directory() -> None:
     assert ignored("a/", "a", is_directory=True)
     assert ignored("x/**/a/", "x/a", is_directory=True)
     assert not ignored("x/**/a/", "x/a")
@@ -166,7 +166,7 @@ def glob_by_definition(pattern: str, name: str) -> bool:
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(alphabet="ab*?", min_size=1, max_size=7), st.text(alphabet="ab", min_size=1, max_size=7))
-def test_wildcards_mean_what_they_always_mean(pattern: str, name: str) -> None:
+def test_s4_4_wildcards_mean_what_they_always_mean(pattern: str, name: str) -> None:
     assert ignored(pattern, name) is glob_by_definition(pattern, name)
 
 

@@ -65,7 +65,7 @@ def test_a_tree_reads_like_a_mapping() -> None:
         tree["deploy"]
 
 
-def test_a_directory_s_entries_follow_it_before_its_next_sibling() -> None:
+def test_s4_3_a_directory_s_entries_follow_it_before_its_next_sibling() -> None:
     tree = FileTree.build({"a-b": b"", "a/z": b"", "a/b/c": b"", "a.txt": b""})
     assert [name for name, _, _ in entries(tree.tar())] == [".", "a", "a/b", "a/b/c", "a/z", "a-b", "a.txt"]
 
@@ -86,13 +86,13 @@ def test_C11_the_same_files_give_the_same_bytes_in_any_order_and_any_process() -
     assert done.stdout.strip() == tree.digest
 
 
-def test_another_mode_is_another_tree() -> None:
+def test_s4_3_another_mode_is_another_tree() -> None:
     assert FileTree.build({"a": b""}) != FileTree.build({"a": b""}, ["a"])
 
 
 @settings(max_examples=60, deadline=None)
 @given(st.dictionaries(PATH, st.binary(max_size=1100), max_size=8), st.lists(PATH, max_size=3))
-def test_every_tree_is_a_tar_that_others_read_alike(files: dict[str, bytes], directories: list[str]) -> None:
+def test_s4_3_every_tree_is_a_tar_that_others_read_alike(files: dict[str, bytes], directories: list[str]) -> None:
     parents = {"/".join(path.split("/")[:end]) for path in files for end in range(1, path.count("/") + 1)}
     parents |= {"/".join(path.split("/")[:end]) for path in directories for end in range(1, path.count("/") + 2)}
     if parents & files.keys():
@@ -119,7 +119,7 @@ def test_every_tree_is_a_tar_that_others_read_alike(files: dict[str, bytes], dir
         "\udcff",
     ],
 )
-def test_long_and_foreign_names_are_kept(path: str) -> None:
+def test_s4_3_long_and_foreign_names_are_kept(path: str) -> None:
     tree = FileTree.build({path: b"1"})
     assert dict(tree) == {path: b"1"}
     with tarfile.open(fileobj=io.BytesIO(tree.tar()), encoding="utf-8", errors="surrogateescape") as archive:

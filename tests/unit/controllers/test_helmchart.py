@@ -269,7 +269,7 @@ async def test_s8_5_what_is_said_when_the_storage_fails(bench: Bench) -> None:
     assert (await bench.fetched()).not_stored == "unable to copy Helm chart to storage"
 
 
-async def test_s8_3_a_build_that_is_kept_tells_its_values_files_again(bench: Bench) -> None:
+async def test_s8_2_a_build_that_is_kept_tells_its_values_files_again(bench: Bench) -> None:
     await bench.tree(FILES | {"b.yaml": "b: 1\n"})
     spec = {"chart": "chart", "valuesFiles": ["b.yaml", "no.yaml"], "ignoreMissingValuesFiles": True}
     first = await bench.fetched(**spec)
