@@ -50,7 +50,7 @@ faults: setup controlplane ## the long fault campaigns in full
 	@GITOPSD_CAMPAIGN=full $(BIN)/pytest -q tests/faults
 
 .PHONY: bench
-bench: setup controlplane ## numbers against the API server's own floor (N=200; ALSO="gitrepo gitpolls helmindex bucket")
+bench: setup controlplane ## numbers against the API server's own floor (N=200; ALSO="gitrepo gitpolls helmindex helmcharts bucket")
 	@$(BIN)/python -m tests.bench --count $(N) $(if $(ALSO),--also $(ALSO))
 
 .PHONY: crds

@@ -37,7 +37,7 @@ from tests.daemon import Daemon
 from tests.servers.git import GitServer
 
 CRDS = Path(__file__).resolve().parents[2] / "config" / "crd"
-OTHERS = ("gitrepo", "gitpolls", "helmindex", "bucket")
+OTHERS = ("gitrepo", "gitpolls", "helmindex", "helmcharts", "bucket")
 _MIB = 1 << 20
 
 
