@@ -176,7 +176,7 @@ def test_as_a_program_it_prints_how_to_use_it_and_ends_on_interrupt() -> None:
     kubeconfig = Path(lines[1].removeprefix("export KUBECONFIG=").strip())
     assert kubeconfig.is_file()
     process.send_signal(signal.SIGINT)
-    assert process.wait(20) == 0
+    assert process.wait(60) == 0
     process.stdout.close()
     assert not kubeconfig.exists()
 
