@@ -124,9 +124,8 @@ class GitSource:
         Less than the interval by the jitter of two timers, so that the next look is never later than it would be alone.
         """
         seen, status = run.source.status, run.status
-        is_requested = status.requested_at is not None and status.requested_at != seen.last_handled_reconcile_at
         is_ready = any(one.type == ConditionType.READY and one.is_true for one in seen.conditions)
-        if run.current is None or is_requested or not is_ready or seen.observed_generation != status.generation:
+        if run.current is None or status.is_requested or not is_ready or seen.observed_generation != status.generation:
             return 0.0
         spread = 2 * self._services.settings.interval_jitter_percentage / 100
         return run.source.spec.interval_seconds * max(1 - spread, 0.0)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 
 import msgspec
 
@@ -81,8 +82,12 @@ class Parts:
         """Whether another controller fetches that source: what it stores comes from its own server."""
         if source is None:
             return False
-        selector = Selector(self.settings.watch_label_selector)
-        return source.get("kind") == "ExternalArtifact" or not selector.matches(labels_of(source))
+        return source.get("kind") == "ExternalArtifact" or not self._own.matches(labels_of(source))
+
+    @cached_property
+    def _own(self) -> Selector:
+        """The labels of objects that this process works on."""
+        return Selector(self.settings.watch_label_selector)
 
     def tell(
         self,

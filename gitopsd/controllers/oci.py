@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import mmap
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
@@ -259,8 +259,7 @@ class OCISource:
         try:
             yield path
         finally:
-            with suppress(OSError):
-                await offload(path.unlink, missing_ok=True)
+            await self._services.store.give_up(path)
 
     async def _spool(self, wanted: _Wanted, layer: Descriptor) -> Path:
         path = self._services.store.spool()

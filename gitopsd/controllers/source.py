@@ -274,7 +274,7 @@ class SourceReconciler(Generic[S]):
         if get_in(obj, "metadata", "deletionTimestamp") is not None:
             return await self._finalize(run.key, obj)
         try:
-            source: S = self._kind.model.from_object(obj)  # type: ignore[assignment]
+            source: S = self._kind.model.from_object(obj)  # type: ignore[assignment]  # the kind's model is S
         except DecodeError as error:
             await broken.report(obj, error, parts.status, parts.recorder, parts.tasks, component=SOURCE_COMPONENT)
         if self._kind.is_static(source):
@@ -320,9 +320,13 @@ class SourceReconciler(Generic[S]):
         seen = status.obj.get("status") or {}
         ready = conditions.get(conditions.decode(seen.get("conditions")), ConditionType.READY)
         was_ready = ready is not None and ready.is_true
-        is_asked = status.requested_at is not None and status.requested_at != seen.get("lastHandledReconcileAt")
         is_current = seen.get("observedGeneration") == status.generation
-        return was_ready and is_current and not is_asked and seconds < self._parts.settings.requeue_dependency / 2
+        return (
+            was_ready
+            and is_current
+            and not status.is_requested
+            and seconds < self._parts.settings.requeue_dependency / 2
+        )
 
     # -- the phases of a run -----------------------------------------------------------------------------------
 
@@ -336,8 +340,7 @@ class SourceReconciler(Generic[S]):
         status.mark_reconciling(Reason.PROGRESSING, message)
         if ready is None or ready.status == "Unknown":
             status.mark(ConditionType.READY, "Unknown", Reason.PROGRESSING, message)
-        handled = status.fields.get("lastHandledReconcileAt")
-        if observed != status.generation or (status.requested_at is not None and status.requested_at != handled):
+        if observed != status.generation or status.is_requested:
             status.progress()
 
     async def _attempt(self, run: Run, source: S, status: StatusSession) -> Told:
@@ -537,9 +540,7 @@ class SourceReconciler(Generic[S]):
         elif before.intersection(self._kind.failures):
             log.info(told.recovered[1])
             self._event(status.obj, "Normal", *told.recovered, annotations)
-        elif status.requested_at is not None and status.requested_at != get_in(
-            status.obj, "status", "lastHandledReconcileAt"
-        ):
+        elif status.is_requested:
             self._event(status.obj, "Trace", *told.unchanged)
 
     async def _rest(self, key: ObjectKey, obj: Obj) -> Result:

@@ -122,7 +122,7 @@ class Exchange:
                 if pause is None or answer.status not in _PASSING:
                     return answer
             await stack.aclose()
-            await asyncio.sleep(pause)
+            await asyncio.sleep(pause)  # no event tells when a storage is less busy
         raise AssertionError("the last try returns or raises")
 
     def _masked(self, error: RemoteError) -> RemoteError:

@@ -138,7 +138,7 @@ async def object_pieces(client: BucketClient, entry: Entry, limit: int) -> Async
                 raise ObjectError(entry.key, error) from error
         else:
             return
-        await asyncio.sleep(pause)
+        await asyncio.sleep(pause)  # no event tells when a storage is less busy
 
 
 async def _from(answer: Answer, offset: int, entry: Entry, limit: int) -> AsyncGenerator[bytes, None]:

@@ -26,7 +26,7 @@ from gitopsd.fetch.errors import RemoteError, printable
 from gitopsd.fetch.flights import Flights
 from gitopsd.fetch.http import REDIRECTS, Answer, HttpClient, origin_of
 from gitopsd.fetch.tls import TLSMaterialError
-from gitopsd.tasks import offload
+from gitopsd.tasks import Backoff, offload
 
 _MOST_HOPS = 5
 _LARGEST = 1 << 30
@@ -86,13 +86,12 @@ class Downloads:
             await offload(path.unlink, missing_ok=True)
 
     async def _download(self, url: str, path: Path) -> None:
-        pause = _FIRST_PAUSE
+        backoff = Backoff(_FIRST_PAUSE, _LONGEST_PAUSE)
         for _ in range(self._retrying.retries):
             try:
                 return await self._try(url, path)
             except RemoteError:
-                await asyncio.sleep(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE)
+                await asyncio.sleep(backoff.next())  # no event tells when a server of others recovers
         try:
             return await self._try(url, path)
         except RemoteError as error:

@@ -210,6 +210,6 @@ class JsonIndex:
 
 _ENDS: Final[dict[bytes, Callable[[JsonIndex], int]]] = {
     b"{": JsonIndex._closing_end,  # noqa: SLF001 - a table of this class's own
-    b"[": JsonIndex._closing_end,  # noqa: SLF001
-    b'"': JsonIndex._string_end,  # noqa: SLF001
+    b"[": JsonIndex._closing_end,  # noqa: SLF001 - as above
+    b'"': JsonIndex._string_end,  # noqa: SLF001 - as above
 }

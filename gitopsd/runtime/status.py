@@ -175,6 +175,12 @@ class StatusSession:
         """Let one condition speak of this generation, all else unchanged."""
         self._conditions = conds.observe(self._conditions, condition_type, self.generation)
 
+    @property
+    def is_requested(self) -> bool:
+        """Whether somebody asked for a reconcile that no run has answered yet (`spec/source.md` 2.1)."""
+        handled = get_in(self.obj, "status", "lastHandledReconcileAt")
+        return self.requested_at is not None and self.requested_at != handled
+
     # -- writing -----------------------------------------------------------------------------------------------
 
     def progress(self) -> None:

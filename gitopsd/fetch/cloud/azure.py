@@ -274,7 +274,7 @@ def _open(material: bytes, password: str) -> tuple[RSAPrivateKey, list[Certifica
             certificates = x509.load_pem_x509_certificates(material)
         else:
             bundle = pkcs12.load_pkcs12(material, secret)
-            key = bundle.key  # type: ignore[assignment]
+            key = bundle.key  # type: ignore[assignment]  # which kind of key it is, is asked below
             certificates = [one.certificate for one in (bundle.cert, *bundle.additional_certs) if one is not None]
     except (ValueError, TypeError):
         raise ValueError("the client certificate, or its password, cannot be used") from None

@@ -212,7 +212,7 @@ async def _account_token(
         raise ValueError("only keys of type 'service_account' can be used")
     email, pem, url = fields.get("client_email"), fields.get("private_key"), fields.get("token_uri") or _TOKEN_URI
     if not (isinstance(email, str) and isinstance(pem, str) and isinstance(url, str)):
-        raise ValueError("the service account's key has no 'client_email' or no 'private_key'")  # noqa: TRY004
+        raise ValueError("the service account's key has no 'client_email' or no 'private_key'")  # noqa: TRY004 - as above
     if not trusted and not is_safe(url):
         raise ValueError("'token_uri' of the service account's key is no https URL")
     moment = int(now())

@@ -212,6 +212,9 @@ class Stage:
             self.spooled += 1
             return self.folder / f"spool-{self.spooled}"
 
+        async def give_up(path: Path) -> None:
+            await oci.offload(path.unlink, missing_ok=True)
+
         def event(obj: Any, kind: str, reason: str, message: str) -> None:
             self.events.append((kind, reason, message))
 
@@ -219,7 +222,7 @@ class Stage:
             "Services",
             SimpleNamespace(
                 settings=SimpleNamespace(feature_gates=self.gates, default_source_service_account=self.default_account),
-                store=SimpleNamespace(spool=spool),
+                store=SimpleNamespace(spool=spool, give_up=give_up),
                 secrets=self.secrets,
                 registry=self.registry,
                 cloud=self.cloud,
